@@ -60,6 +60,15 @@ pub struct BundleRow {
     pub row: u32,
 }
 
+/// The place of an id among those of a pending batch, in the order in which it gives them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdPlace {
+    /// An id that is in no bundle, by its hash.
+    Hash(u64),
+    /// An id of a bundle, by the bundle's number.
+    Bundle(usize),
+}
+
 /// Where a row that is read again came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowOf {

@@ -228,6 +228,16 @@ impl Index {
         }
     }
 
+    /// The number of the first block that may have a hash, or a greater one.
+    pub(super) fn block_of(&self, hash: u64) -> usize {
+        match &self.kept {
+            Kept::InMemory { entries, .. } => {
+                entries.partition_point(|entry| entry.hash < hash) / FENCE_STRIDE
+            }
+            Kept::InFile { fences, .. } => fences.partition_point(|fence| *fence < hash).saturating_sub(1),
+        }
+    }
+
     /// Reads a part of the bundles.
     pub(super) fn read_bundles(&self, at: u64, length: usize) -> io::Result<Vec<u8>> {
         match &self.kept {

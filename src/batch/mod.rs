@@ -35,3 +35,4 @@ pub mod remarks;
 pub mod resolve;
 pub mod rows;
 pub mod spool;
+pub mod tally;

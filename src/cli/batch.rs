@@ -1,4 +1,4 @@
-//! `profiled batch post|status|list|rows|repair|resend|abandon|cancel|undo`: batches.
+//! `profiled batch post|status|list|rows|repair|resend|abandon|cancel|undo|compare|distribution`: batches.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,6 +14,8 @@ use tokio::time::sleep;
 
 use super::args::{Remote, block_on, parse_client};
 use super::author::AuthorView;
+use super::batch_compare::{Compare, compare};
+use super::batch_values::{DistributionOf, distribution};
 use super::client::{Client, FileBody, encoded};
 use super::error::CliError;
 use super::terminal::{columns, print_json, say, short_time, shortened, shown, table};
@@ -49,6 +51,10 @@ pub(super) enum Batch {
     Abandon(Status),
     /// Cancel a batch that is not complete: what it changed already, and what it would change yet, is undone by a new batch
     Cancel(Status),
+    /// Compare a batch with an earlier one: rows, outcomes, and the attributes that came and went
+    Compare(Compare),
+    /// Show how often an attribute has which value in a batch: the 20 most frequent values, and what there is besides
+    Distribution(DistributionOf),
     /// Undo a batch: what it changed, and nothing later touched, is again what it was before. That is a new batch
     Undo(Undo),
 }
@@ -279,6 +285,8 @@ pub(super) fn run(command: Batch) -> Result<(), CliError> {
         Batch::Resend(command) => block_on(resend(command)),
         Batch::Abandon(command) => block_on(abandon(command)),
         Batch::Cancel(command) => block_on(cancel(command)),
+        Batch::Compare(command) => block_on(compare(command)),
+        Batch::Distribution(command) => block_on(distribution(command)),
         Batch::Undo(command) => block_on(undo(command)),
     }
 }

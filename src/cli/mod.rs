@@ -6,6 +6,8 @@
 mod args;
 mod author;
 mod batch;
+mod batch_compare;
+mod batch_values;
 mod changes;
 mod client;
 mod cluster;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use hyper::StatusCode;
+use indicatif::HumanCount;
 use serde::{Deserialize, Serialize};
 
 use super::args::{By, Remote, block_on, parse_client};
@@ -12,7 +13,8 @@ use super::author::AuthorView;
 use super::client::{Client, encoded};
 use super::erase_many;
 use super::error::CliError;
-use super::terminal::{columns, fitting_columns, print_json, say, short_date, short_time, shown};
+use super::terminal::{GoesOn, columns, fitting_columns, print_json, say, short_date, short_time, shown};
+use crate::engine::read::search::FOUND_MAX;
 use crate::model::id::{ClientCode, VisitorId};
 
 /// The commands.
@@ -20,7 +22,7 @@ use crate::model::id::{ClientCode, VisitorId};
 pub(super) enum Profile {
     /// Look up a visitor: each attribute, who set it and when
     Get(Get),
-    /// Find visitors by the beginning of an id
+    /// Find visitors by the beginning of an id, by the value of an attribute, or those who were active last
     Find(Find),
     /// Show the changes of a visitor's attributes, newest first, as far as they are kept
     History(History),
@@ -60,22 +62,61 @@ pub(super) struct Get {
     remote: Remote,
 }
 
-/// Finds visitors by the beginning of an id.
+/// Finds visitors.
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("how").required(true).args(["beginning", "attribute", "active"]))]
 pub(super) struct Find {
     /// How the id begins
-    beginning: String,
+    beginning: Option<String>,
+    /// Find the visitors whose attribute of this name has the value of --value
+    #[arg(long, value_name = "NAME", requires = "value")]
+    attribute: Option<String>,
+    /// The value, the whole of it
+    #[arg(long, requires = "attribute")]
+    value: Option<String>,
+    /// Find the visitors with the newest calls of the site and single updates, newest first
+    #[arg(long)]
+    active: bool,
     /// Client of the visitors
     #[arg(long, value_name = "CLIENT", value_parser = parse_client)]
     client: ClientCode,
     /// Kind of the id
-    #[arg(long, value_enum, default_value_t = By::ThirdParty)]
+    #[arg(long, value_enum, default_value_t = By::ThirdParty, conflicts_with_all = ["attribute", "active"])]
     by: By,
-    /// The first so many, in the order of the ids
+    /// The first so many
     #[arg(long, value_name = "NUMBER", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
     #[command(flatten)]
     remote: Remote,
+}
+
+impl Find {
+    /// The query of the call, without the client.
+    fn query(&self) -> String {
+        match (&self.beginning, &self.attribute, &self.value) {
+            _ if self.active => "active=true".into(),
+            (None, Some(name), Some(value)) => {
+                format!("attribute={}&value={}", encoded(name), encoded(value))
+            }
+            (beginning, ..) => {
+                let beginning = beginning.as_deref().unwrap_or_default();
+                format!("by={}&beginning={}", self.by.name(), encoded(beginning))
+            }
+        }
+    }
+
+    /// What to say if nobody is found.
+    fn nobody(&self) -> String {
+        let of = match (&self.beginning, &self.attribute, &self.value) {
+            _ if self.active => "who was active".into(),
+            (None, Some(name), Some(value)) => format!("with {} = {}", shown(name), shown(value)),
+            (beginning, ..) => {
+                let beginning = shown(beginning.as_deref().unwrap_or_default());
+                format!("whose {} begins with {beginning}", self.by.kind().name())
+            }
+        };
+        format!("client {} has no visitor {of}", self.client)
+    }
 }
 
 /// Shows what a visitor's attributes were.
@@ -218,10 +259,16 @@ async fn get(command: Get) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Visitors found by the beginning of an id, as the native API shows them.
+/// Visitors that were found, as the native API shows them.
 #[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct FoundView {
     profiles: Vec<FoundOneView>,
+    /// Earlier daemons do not say it.
+    #[serde(default)]
+    looked_at: u64,
+    #[serde(default)]
+    active_since: Option<String>,
     next: Option<String>,
 }
 
@@ -232,36 +279,61 @@ struct FoundOneView {
     canonical_id: String,
     canonical_by: String,
     last_active: String,
+    #[serde(default)]
+    last_call: Option<String>,
     attributes: u64,
 }
 
 async fn find(command: Find) -> Result<(), CliError> {
     let client = command.remote.client()?;
     let most = usize::try_from(command.limit).unwrap_or(usize::MAX);
-    let (whose, by) = (encoded(command.client.as_str()), command.by.name());
-    let first = format!("/api/v1/profiles?client={whose}&by={by}&beginning={}", encoded(&command.beginning));
-    let mut found_all = FoundView { next: Some(first), ..FoundView::default() };
-    while let Some(path) = found_all.next.take().filter(|_| found_all.profiles.len() < most) {
+    let (whose, page) = (encoded(command.client.as_str()), most.min(FOUND_MAX));
+    let first = format!("/api/v1/profiles?client={whose}&{}&limit={page}", command.query());
+    let mut all = FoundView { next: Some(first), ..FoundView::default() };
+    let spinner = GoesOn::doing("looking for visitors");
+    while let Some(path) = all.next.take_if(|_| all.profiles.len() < most) {
         let page: FoundView = found(&client, &path).await?;
-        found_all.profiles.extend(page.profiles);
-        found_all.next = page.next;
+        all.profiles.extend(page.profiles);
+        all.looked_at += page.looked_at;
+        all.active_since = page.active_since;
+        all.next = page.next;
     }
-    let mut found = found_all;
-    found.profiles.truncate(most);
+    drop(spinner);
+    if all.profiles.len() > most {
+        // The next page would begin behind those that are left out.
+        all.profiles.truncate(most);
+        all.next = None;
+    }
     if command.remote.json {
-        return print_json(&found);
+        return print_json(&all);
     }
-    if found.profiles.is_empty() {
-        let (kind, beginning) = (command.by.kind().name(), shown(&command.beginning));
-        say(format_args!("client {} has no visitor whose {kind} begins with {beginning}", command.client));
+    let since = all.active_since.as_deref().map(short_time);
+    if all.profiles.is_empty() {
+        match since {
+            Some(since) => say(format_args!("{} since {since}, when the list began", command.nobody())),
+            None => say(command.nobody()),
+        }
         return Ok(());
     }
-    let mut lines = columns(&["id", "kept under", "last active", "attributes"]);
-    for one in &found.profiles {
-        let kept = if one.canonical_id == one.id { String::new() } else { shown(&one.canonical_id) };
-        lines.add_row([shown(&one.id), kept, short_time(&one.last_active), one.attributes.to_string()]);
+    let by_id = command.beginning.is_some();
+    let second = if by_id { "kept under" } else { "kind" };
+    let when = if command.active { "last call" } else { "last active" };
+    let mut lines = columns(&["id", second, when, "attributes"]);
+    for one in &all.profiles {
+        let second = match by_id {
+            true if one.canonical_id == one.id => String::new(),
+            true => shown(&one.canonical_id),
+            false => shown(&one.canonical_by),
+        };
+        let when = short_time(one.last_call.as_ref().unwrap_or(&one.last_active));
+        lines.add_row([shown(&one.id), second, when, one.attributes.to_string()]);
     }
     say(lines.trim_fmt());
+    if let Some(since) = since {
+        say(format_args!("the daemon keeps this list in memory, since {since}"));
+    } else if !by_id {
+        say(format_args!("{} profiles were looked at", HumanCount(all.looked_at)));
+    }
     Ok(())
 }
 

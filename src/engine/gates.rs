@@ -1,5 +1,5 @@
-//! Who may do how much: the places for uploads, dry runs, exports, feeds of changes, reports, searches for lines, counts of visitors, maintenance
-//! tasks, streams of events and large calls. Each kind has one pool, and all pools follow the same rules.
+//! Who may do how much: the places for uploads, dry runs, exports, feeds of changes, reports, searches for lines, counts of visitors with
+//! searches by a value, maintenance tasks, streams of events and large calls. Each kind has one pool, and all pools follow the same rules.
 //!
 //! Promises:
 //! - A caller who comes alone may have all places of a pool.

@@ -70,7 +70,10 @@ pub use node::{NodeParts, OrderStatus};
 pub use open::rebuild::Opening;
 pub use peers::{PeerBody, Peers};
 pub use read::batch_list::BatchPage;
+use read::by_value::Wanted;
 use read::changes::{ChangePlace, Changes};
+use read::comparison::Comparison;
+use read::distribution::FoundDistribution;
 use read::export::Export;
 pub use read::lookup::{look_up, look_up_at};
 pub use read::provenance::Lines;
@@ -207,6 +210,28 @@ impl Engine {
         most: usize,
     ) -> Result<FoundVisitors, EngineError> {
         self.0.read.find(client, begins, after, most).await
+    }
+
+    /// Finds visitors by the value of an attribute, from where an earlier page left off.
+    pub async fn find_by_value(
+        &self,
+        who: &Who,
+        client: &ClientCode,
+        wanted: Wanted,
+        after: Option<&str>,
+        most: usize,
+    ) -> Result<FoundVisitors, EngineError> {
+        self.0.read.by_value(who, client, wanted, after, most).await
+    }
+
+    /// The visitors who were active last, newest first, from those before a place in the order on.
+    pub async fn active(
+        &self,
+        client: &ClientCode,
+        before: Option<Seq>,
+        most: usize,
+    ) -> Result<FoundVisitors, EngineError> {
+        self.0.read.active(client, before, most).await
     }
 
     /// What a visitor's attributes were, as far as its profile keeps it.
@@ -366,6 +391,30 @@ impl Engine {
     /// Opens a batch's upload as it was sent, except that the rows of erased visitors read `erased`.
     pub async fn uploaded_file(&self, who: &Who, id: &BatchId) -> Result<UploadedFile, EngineError> {
         self.0.read.uploaded_file(who, id).await
+    }
+
+    /// Compares a batch with another of its client: the one that is named, or the one before. None if there is none before.
+    pub async fn compare(
+        &self,
+        id: &BatchId,
+        with: Option<&BatchId>,
+    ) -> Result<Option<Comparison>, EngineError> {
+        self.0.read.compare(id, with).await
+    }
+
+    /// The attributes of a batch, as the first line of its file names them.
+    pub async fn columns(&self, id: &BatchId) -> Result<Vec<Box<str>>, EngineError> {
+        self.0.read.columns(id).await
+    }
+
+    /// How often an attribute has which value in a batch.
+    pub async fn distribution(
+        &self,
+        who: &Who,
+        id: &BatchId,
+        attribute: &str,
+    ) -> Result<FoundDistribution, EngineError> {
+        self.0.read.distribution(who, id, attribute).await
     }
 
     /// An error unless a batch is held.

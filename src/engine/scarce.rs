@@ -19,7 +19,7 @@ pub enum Scarce {
     Reports,
     /// Searches for the lines that set a visitor's attributes.
     LineSearches,
-    /// Counts of visitors.
+    /// Counts of visitors, and searches by the value of an attribute: each reads the store.
     Counts,
     /// Compactions, snapshots and backups.
     Tasks,
@@ -95,7 +95,9 @@ impl Scarce {
             Self::LineSearches => "too many searches for lines wait for their turn; try again, or leave \
                  lines=true out"
                 .into(),
-            Self::Counts => "too many counts of visitors wait for their turn; try again".into(),
+            Self::Counts => {
+                "too many counts of visitors and searches by a value wait for their turn; try again".into()
+            }
             Self::Tasks => "too many compactions and backups wait for their turn; try again later".into(),
             Self::EventStreams => format!(
                 "{max} streams of events are open, no more are at once: close one, or ask for the batch itself now and then"

@@ -12,7 +12,7 @@
 //! | `generation` | upkeep | a checkpoint, from its mark until it is noted; whoever puts another store in use |
 //! | the commit thread | commit | not a lock, but whoever holds one of the above may wait for its answer. It takes none of the above |
 //! | the locks of the batches, the store, the spool and the tokens | batch, store, tokens | for single steps |
-//! | the queue of the tasks, the counts, the list of erasures, the gates, the throttle, the signals | each room | for single steps; under them no other lock is taken |
+//! | the queue of the tasks, the counts, the list of active visitors, the list of erasures, the gates, the throttle, the signals | each room | for single steps; under them no other lock is taken |
 
 use crate::batch::catalogue::SaveError;
 use crate::batch::queue::Batches;

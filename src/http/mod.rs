@@ -11,6 +11,7 @@ mod batch_file;
 mod by;
 mod caller;
 pub mod change_event;
+mod comparison;
 mod connection;
 mod cors;
 pub mod decode;

@@ -133,6 +133,11 @@ impl StoredBytes {
         matches!(*self.0, [_, KIND_ERASED, ..])
     }
 
+    /// Whether this is a profile.
+    pub fn is_profile(&self) -> bool {
+        matches!(*self.0, [_, KIND_PROFILE, ..])
+    }
+
     /// Whether this is a tombstone.
     pub fn is_tombstone(&self) -> bool {
         matches!(*self.0, [_, KIND_ERASED | KIND_SWEPT, ..])

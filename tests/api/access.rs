@@ -22,9 +22,11 @@ enum Takes {
 use Takes::{Admin, Any, Batch, BatchAndRead, Everywhere, Nothing, Read, ReadEverywhere};
 
 /// Each endpoint, by each of its methods. `{batch}` is a batch's id, `{folder}` a folder that is not there yet.
-const ENDPOINTS: [(&str, &str, Takes); 63] = [
+const ENDPOINTS: [(&str, &str, Takes); 69] = [
     ("GET", "/?client=demo", Any),
     ("GET", "/visitors?client=demo&by=pc&id=1", Read),
+    ("GET", "/find?client=demo&attribute=a&value=1", Read),
+    ("GET", "/find?client=demo", Read),
     ("GET", "/batches?client=demo", Any),
     ("GET", "/batches/{batch}", Any),
     ("GET", "/batches/{batch}/progress", Any),
@@ -47,6 +49,8 @@ const ENDPOINTS: [(&str, &str, Takes); 63] = [
     ("GET", "/rest/v1/profiles/marketingCloudVisitorId/3?client=demo", Read),
     ("GET", "/api/v1/profiles/1?by=pc&client=demo", Read),
     ("GET", "/api/v1/profiles?beginning=1&by=pc&client=demo", Read),
+    ("GET", "/api/v1/profiles?attribute=a&value=1&client=demo", Read),
+    ("GET", "/api/v1/profiles?active=true&client=demo", Read),
     ("DELETE", "/api/v1/profiles/9?by=pc&client=demo", Admin),
     ("DELETE", "/api/v1/profiles/1/attributes/none?by=pc&client=demo", Admin),
     ("POST", "/api/v1/erasures?client=demo", Admin),
@@ -56,6 +60,8 @@ const ENDPOINTS: [(&str, &str, Takes); 63] = [
     ("GET", "/api/v1/batches/{batch}/outcomes", Any),
     ("GET", "/api/v1/batches/{batch}/repair", Any),
     ("GET", "/api/v1/batches/{batch}/file", Any),
+    ("GET", "/api/v1/batches/{batch}/attributes/a/distribution", Any),
+    ("GET", "/api/v1/batches/{batch}/comparison", Any),
     ("DELETE", "/api/v1/batches/{batch}", Admin),
     ("POST", "/api/v1/batches/{batch}/file", Admin),
     ("GET", "/api/v1/batches/demo-1701473848678-10000001/outcomes", Any),

@@ -185,6 +185,14 @@ fn the_answers_to_all_calls_are_as_described() {
             tour.get(&format!("/api/v1/batches/{{id}}{path}"), &format!("/api/v1/batches/{id}{path}"));
         }
     }
+    let distribution = "/api/v1/batches/{id}/attributes/{name}/distribution";
+    for (id, name) in [(id.as_str(), "a"), (&id, "none"), ("demo-1701473848678-10000001", "a")] {
+        tour.get(distribution, &format!("/api/v1/batches/{id}/attributes/{name}/distribution"));
+    }
+    let comparison = "/api/v1/batches/{id}/comparison";
+    for (id, query) in [(id.as_str(), ""), (&id, "?with=demo-1-1"), ("demo-1701473848678-10000001", "")] {
+        tour.get(comparison, &format!("/api/v1/batches/{id}/comparison{query}"));
+    }
     let json = ("Content-Type", "application/json");
     let undo = "/api/v1/batches/{id}/undo";
     for id in [id.as_str(), "demo-1701473848678-10000001"] {
@@ -248,8 +256,18 @@ fn the_answers_to_all_calls_are_as_described() {
     let profile = "/api/v1/profiles/{id}";
     tour.get(profile, "/api/v1/profiles/t?client=demo&lines=true");
     tour.get(profile, "/api/v1/profiles/none?client=demo");
-    for query in ["beginning=t", "beginning=none", "beginning=t&limit=1&after=t", "", "beginning=t&by=email"]
-    {
+    for query in [
+        "beginning=t",
+        "beginning=none",
+        "beginning=t&limit=1&after=t",
+        "",
+        "beginning=t&by=email",
+        "attribute=a&value=1",
+        "attribute=a&value=1&after=t",
+        "active=true",
+        "active=true&limit=1",
+        "active=true&by=pc",
+    ] {
         tour.get("/api/v1/profiles", &format!("/api/v1/profiles?client=demo&{query}"));
     }
     for at in ["0", "18446744073709551615", "2001-01-01T00:00:00Z", "then"] {

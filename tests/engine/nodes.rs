@@ -9,6 +9,7 @@ use profiled::cluster::{
 };
 use profiled::config::{Config, ServeOptions};
 use profiled::engine::BatchSending;
+use profiled::engine::commit::VisitorWrite;
 use profiled::engine::offline::check::verify_backup;
 use profiled::engine::offline::restore::{clear_interrupted, restore_of_peer};
 use profiled::engine::{
@@ -17,6 +18,7 @@ use profiled::engine::{
 };
 use profiled::http::change_event::write_change;
 use profiled::http::{Front, server};
+use profiled::model::author::Author;
 use profiled::model::batch::{BatchId, EmptyValues, IdempotencyKey, RowForm};
 use profiled::model::id::{IdKind, VisitorId};
 use profiled::model::profile::Source;
@@ -311,6 +313,30 @@ async fn value_of(node: &Engine, pc: &str) -> Option<(String, Seq)> {
 pub(crate) async fn complete(node: &Engine, id: &BatchId) {
     let is = || node.batch(id).is_some_and(|batch| batch.state == BatchState::Complete);
     wait_until("the batch is complete", is).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_node_knows_who_was_active_last_at_any_of_them() {
+    let (cluster, folders) = (Cluster::new(), [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()]);
+    let a = cluster.node(folders[0].path()).await;
+    let b = cluster.node(folders[1].path()).await;
+    a.site_call(call("p1", "one")).await.unwrap();
+    b.site_call(call("p2", "two")).await.unwrap();
+    let last = a.site_call(call("p1", "three")).await.unwrap().seq.unwrap();
+    for node in [&a, &b] {
+        node.wait_for(last).await.unwrap();
+        let found = node.active(&client(), None, 10).await.unwrap();
+        let ids: Vec<&str> = found.visitors.iter().map(|one| one.id.as_str()).collect();
+        assert_eq!(ids, ["p1", "p2"]);
+    }
+    let erase = VisitorWrite::Erase;
+    let id = VisitorId::new(IdKind::Pc, "p1").unwrap();
+    let erased = b.write_visitor(client(), id, erase, Author::default()).await.unwrap().seq.unwrap();
+    for node in [&a, &b] {
+        node.wait_for(erased).await.unwrap();
+        let found = node.active(&client(), None, 10).await.unwrap();
+        assert_eq!(found.visitors.len(), 1, "{found:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use super::Pending;
 use crate::batch::bundles::{FoundBundle, FoundStretch, brought, changed};
 use crate::batch::checksum::UploadError;
 use crate::batch::csv::{RowPlace, RowReader};
-use crate::batch::found::{BundleRow, Found, FoundRow, RowOf};
+use crate::batch::found::{BundleRow, Found, FoundRow, IdPlace, RowOf};
 use crate::batch::index_entry::{Entry, hash};
 use crate::batch::rows::{each_row_at, read_row};
 use crate::model::bundle::Effect;
@@ -84,16 +84,30 @@ impl Pending {
     /// Gives each id whose rows bring anything, once, until `each` has enough. Ids come in the order of their hashes, so that
     /// all rows of one id stand together; then come the ids of bundles. The file is read row by row, as it is.
     pub fn each_id(&self, mut each: impl FnMut(&str) -> ControlFlow<()>) -> Result<(), UploadError> {
+        self.each_id_behind(None, |_, id| each(id))
+    }
+
+    /// The same from behind a place on. An id comes with its place; ids whose hashes are the same have one place.
+    pub fn each_id_behind(
+        &self,
+        behind: Option<IdPlace>,
+        mut each: impl FnMut(IdPlace, &str) -> ControlFlow<()>,
+    ) -> Result<(), UploadError> {
         let unreadable = || UploadError::of(&self.rows);
         let (file, header) = (self.open_file()?, &self.header);
         let (mut reader, mut bytes) = (RowReader::new(), vec![]);
         let (mut hash, mut ids) = (None, vec![]);
-        for block in 0.. {
+        let (first, done, bundles_done) = match behind {
+            None => (Some(0), None, 0),
+            Some(IdPlace::Hash(hash)) => (Some(self.index.block_of(hash)), Some(hash), 0),
+            Some(IdPlace::Bundle(number)) => (None, None, number.saturating_add(1)),
+        };
+        for block in first.into_iter().flat_map(|first| first..) {
             let entries = self.index.block(block).map_err(unreadable())?;
             if entries.is_empty() {
                 break;
             }
-            for entry in entries {
+            for entry in entries.into_iter().filter(|entry| done.is_none_or(|done| entry.hash > done)) {
                 read_row(&file, header, entry.place().offset, &mut reader, &mut bytes)
                     .map_err(unreadable())?;
                 let Ok(cells) = reader.read(header, &bytes).content else {
@@ -110,14 +124,14 @@ impl Pending {
                     continue;
                 }
                 ids.push(cells.id().to_owned());
-                if each(cells.id()).is_break() {
+                if each(IdPlace::Hash(entry.hash), cells.id()).is_break() {
                     return Ok(());
                 }
             }
         }
-        for bundle in self.index.all_bundles() {
+        for (number, bundle) in self.index.all_bundles().iter().enumerate().skip(bundles_done) {
             let id = bundle.id(&|at, length| self.index.read_bundles(at, length)).map_err(unreadable())?;
-            if each(&id).is_break() {
+            if each(IdPlace::Bundle(number), &id).is_break() {
                 return Ok(());
             }
         }

@@ -35,6 +35,10 @@ impl Committer {
             }
         }
         for Put { key, was, now } in one.puts {
+            // Before anybody can find it gone: it is no visitor's own key any more.
+            if !now.is_profile() {
+                self.active.forget(&key);
+            }
             debug_assert!(!falls(was.as_ref(), &now), "the applied seq of a value must never fall");
             point("put").map_err(Fatal::new)?;
             match put_if_newer(&*self.store, &key, was, &now) {
@@ -46,6 +50,9 @@ impl Committer {
                 }
                 put => put.map_err(Fatal::new)?,
             }
+        }
+        if let Some((key, seq)) = one.active {
+            self.active.note(key, seq);
         }
         if let Some((pending, _kept)) = one.publish {
             self.batches.publish(pending, position);

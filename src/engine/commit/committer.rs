@@ -4,6 +4,7 @@
 //! nothing is visible before it is durable; a failed sync is never retried. A request that has a place in the order of
 //! several nodes is never refused for what only this node lacks: the node stands until it can go on, or ends.
 
+use super::active::Active;
 use super::decided::{Decided, Undecided};
 use super::group::Group;
 use super::ordering::{Ordering as OrderApplied, Standing};
@@ -67,6 +68,8 @@ pub struct Committer {
     pub clock: Arc<dyn Clock>,
     /// Bytes journaled since the start.
     pub journaled: Arc<AtomicU64>,
+    /// The visitors who were active last.
+    pub active: Arc<Active>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// How far the order of several nodes is applied. None on a single daemon.
@@ -102,6 +105,7 @@ impl Committer {
             written: last,
             last_seq,
             readable,
+            active: Arc::new(Active::since(clock.now())),
             clock,
             oldest_erasure: Arc::new(AtomicU64::new(u64::MAX)),
             journaled: Arc::new(AtomicU64::new(0)),

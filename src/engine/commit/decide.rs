@@ -127,7 +127,8 @@ impl Committer {
             // The resolved rows are journaled all the same. The call's result does not depend on them: background applying could
             // have come first (R4).
             let visited = Written { seq: None, known: true, left_out: 0, pc: given };
-            return Ok(group.written(Seq::ZERO, Answer::Written(visited)));
+            let decided = group.written(Seq::ZERO, Answer::Written(visited));
+            return Ok(Decided { active: Some((canonical, seq)), ..decided });
         }
         if matches!(stored, Some(Stored::Link { .. })) {
             // The visitor's new profile replaces a dead link.
@@ -150,7 +151,9 @@ impl Committer {
         self.batches.names.note(&call.client, set.map(|(name, _)| name.as_str()));
         group.cause.kind =
             if call.source == Source::Delivery { WriteKind::Delivery } else { WriteKind::Mbox };
-        Ok(group.written(seq, Answer::Written(Written { seq: Some(seq), known: true, left_out, pc: given })))
+        let written = Written { seq: Some(seq), known: true, left_out, pc: given };
+        let decided = group.written(seq, Answer::Written(written));
+        Ok(Decided { active: Some((canonical, seq)), ..decided })
     }
 
     pub(super) fn decide_visitor_write(
@@ -209,7 +212,10 @@ impl Committer {
         }
         // The rows resolved on the way are no write of this seq. After a restart the seqs continue as if they had been applied
         // before.
-        Ok(group.written(written.seq.unwrap_or(Seq::ZERO), Answer::Written(written)))
+        let set = written.seq.filter(|_| matches!(what, VisitorWrite::Set(_)));
+        let active = set.map(|seq| (canonical, seq));
+        let decided = group.written(written.seq.unwrap_or(Seq::ZERO), Answer::Written(written));
+        Ok(Decided { active, ..decided })
     }
 
     /// Puts tombstones in place of what has expired. The rows of these visitors are resolved, so nothing depends on how far

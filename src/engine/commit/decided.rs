@@ -8,6 +8,7 @@ use crate::engine::error::{EngineError, Fatal};
 use crate::journal::entry::{BatchCompletedEntry, BatchGivenUpEntry, Entry};
 use crate::model::id::Key;
 use crate::model::profile::StoredBytes;
+use crate::model::seq::Seq;
 use crate::store::StoreError;
 use crate::tokens::TokenChange;
 use std::sync::Arc;
@@ -28,6 +29,8 @@ pub(super) struct Decided {
     pub(super) given_up: Option<Box<BatchGivenUpEntry>>,
     /// A change of the tokens, which is made already.
     pub(super) token: Option<TokenChange>,
+    /// The key of the visitor who was active, and the seq of the call.
+    pub(super) active: Option<(Key, Seq)>,
 }
 
 pub(super) struct Put {
@@ -48,7 +51,7 @@ impl Decided {
     pub(super) fn answering(answer: Answer) -> Self {
         let (answer, resolved, resolved_bundles) = (Ok(answer), vec![], vec![]);
         let (publish, complete, applied, counted, given_up) = (None, None, None, None, None);
-        let (entry, puts, token) = (None, vec![], None);
+        let (entry, puts, token, active) = (None, vec![], None, None);
         Self {
             answer,
             entry,
@@ -61,6 +64,7 @@ impl Decided {
             counted,
             given_up,
             token,
+            active,
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Promises: who gets an answer knows that the request is durable and readable; when the daemon stops, nobody waits for ever.
 
+use super::active::Active;
 use super::committer::{Committer, Readable};
 use super::node::Node;
 use super::reply::{Asked, ReplyTo};
@@ -39,6 +40,8 @@ pub(in crate::engine) struct CommitHandle {
     journaled: Arc<AtomicU64>,
     /// When the oldest erasure was whose bytes are not gone yet (R12), in milliseconds; the greatest number if there is none.
     oldest_erasure: Arc<AtomicU64>,
+    /// The visitors who were active last.
+    active: Arc<Active>,
     /// How far the journal is readable.
     readable: watch::Receiver<Readable>,
     /// Up to this seq the journal holds values of erased visitors whose tombstones are gone, or about to go. Nobody is told what
@@ -56,10 +59,16 @@ impl CommitHandle {
             last_seq: Arc::clone(&committer.last_seq),
             journaled: Arc::clone(&committer.journaled),
             oldest_erasure: Arc::clone(&committer.oldest_erasure),
+            active: Arc::clone(&committer.active),
             readable: committer.readable.subscribe(),
             erased_until: AtomicU64::new(0),
         };
         (handle, queue)
+    }
+
+    /// The visitors who were active last.
+    pub(in crate::engine) fn active(&self) -> &Active {
+        &self.active
     }
 
     /// Asks the commit thread; on a node of several by way of their order, if the request is for all of them.

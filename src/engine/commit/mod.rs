@@ -14,6 +14,7 @@
 //! ordering.rs   how far the order of several nodes is applied
 //! node.rs       this node's part in that order: what it offers, and what it reads back
 //! wire.rs       the bytes of a request in that order
+//! active.rs     the visitors who were active last
 //! apply.rs      each request in turn: note what pending rows came to, put its values, publish its batch
 //! replay.rs     the same for a store that lacks some of the journal
 //! ```
@@ -23,6 +24,7 @@
 //!
 //! Promises: this is the only room that owns the journal, the seqs and the order.
 
+pub mod active;
 mod apply;
 mod bind;
 mod committer;

@@ -34,10 +34,10 @@ use std::sync::Arc;
 /// The most attributes in a CSV file: each is a column in every row.
 pub const COLUMNS_MAX: usize = 10_000;
 /// How many keys are read at once.
-const PAGE_KEYS: usize = 64;
+pub(super) const PAGE_KEYS: usize = 64;
 /// The kinds of ids, in the order of the walk. Profiles move only from an earlier kind to a later one (R2), so the walk
 /// misses none.
-const WALK: [IdKind; 3] = [IdKind::Ecid, IdKind::Pc, IdKind::ThirdParty];
+pub(super) const WALK: [IdKind; 3] = [IdKind::Ecid, IdKind::Pc, IdKind::ThirdParty];
 
 /// An export that may begin.
 pub struct Export {
@@ -266,13 +266,30 @@ fn before_all(client: &ClientCode, kind: IdKind) -> Key {
 
 /// An error if one of these batches is held. The visitors whom it names cannot be shown, and the others must not pass for
 /// all.
-fn refuse_held(pending: &PendingList) -> Result<(), EngineError> {
+pub(super) fn refuse_held(pending: &PendingList) -> Result<(), EngineError> {
     match pending.iter().find_map(|batch| Some((batch, batch.held()?))) {
         Some((batch, why)) => {
             Err(EngineError::Held { batch: batch.accepted.id.to_string(), why: why.to_owned() })
         }
         None => Ok(()),
     }
+}
+
+/// Whether the store has a profile under a key that lives at the place of each of these batches. Then none of them created it. To
+/// ask that is cheaper than to apply all pending rows.
+pub(super) fn was_there(
+    store: &dyn ProfileStore,
+    key: &Key,
+    creating: &[&Arc<Pending>],
+) -> Result<bool, StoreError> {
+    let value = store.get(std::slice::from_ref(key))?.pop().flatten();
+    let Some(value) = value else { return Ok(false) };
+    let Stored::Profile(profile) = decoded(key, &value)? else { return Ok(false) };
+    let lives = |profile: &Profile<'_>, batch: &Pending| {
+        let rules = &batch.accepted.rules;
+        profile.born != rules.seq && !profile.expired(rules.seq.millis(), rules.lifetime_ms)
+    };
+    Ok(creating.iter().all(|batch| lives(&profile, batch)))
 }
 
 /// A walk over all visitors of a client.
@@ -448,7 +465,7 @@ impl Walk<'_> {
             }
             met += 1;
             let key = Key::new(self.client, kind, id);
-            if self.was_there(&key, creating).map_err(|error| (self.reported)(error.into()))? {
+            if was_there(self.store, &key, creating).map_err(|error| (self.reported)(error.into()))? {
                 return Ok(ControlFlow::Continue(()));
             }
             let visitor = self.visitor(&key).map_err(self.reported);
@@ -465,19 +482,6 @@ impl Walk<'_> {
         }
         walked.map_err(|error| EngineError::internal(ResolveError::upload(&batch.accepted.id, error)))?;
         end.unwrap_or(Ok(ControlFlow::Continue(())))
-    }
-
-    /// Whether the store has a profile under a key that lives at the place of each of these batches. Then none of them
-    /// created it. To ask that is cheaper than to apply all pending rows.
-    fn was_there(&self, key: &Key, creating: &[&Arc<Pending>]) -> Result<bool, StoreError> {
-        let value = self.store.get(std::slice::from_ref(key))?.pop().flatten();
-        let Some(value) = value else { return Ok(false) };
-        let Stored::Profile(profile) = decoded(key, &value)? else { return Ok(false) };
-        let lives = |profile: &Profile<'_>, batch: &Pending| {
-            let rules = &batch.accepted.rules;
-            profile.born != rules.seq && !profile.expired(rules.seq.millis(), rules.lifetime_ms)
-        };
-        Ok(creating.iter().all(|batch| lives(&profile, batch)))
     }
 
     /// The visitor whose profile is under this key. A visitor that has moved meanwhile is met at its new key. Everything

@@ -9,7 +9,7 @@
 //! - What cannot be reported completely ends in an error.
 
 use crate::batch::accepted::Accepted;
-use crate::batch::csv::{Header, Row, RowPlace, RowReader};
+use crate::batch::csv::{Cells, Header, Row, RowError, RowPlace, RowReader};
 use crate::batch::outcomes_file::{Failure, RowOutcome, StoredOutcomes};
 use crate::batch::progress::Known;
 use crate::batch::queue::CountedSo;
@@ -77,6 +77,7 @@ pub struct Report {
 pub struct UploadedFile {
     shared: Arc<Shared>,
     file: File,
+    accepted: Arc<Accepted>,
     overwritings: u64,
     /// Its size.
     pub bytes: u64,
@@ -168,6 +169,30 @@ impl Reader {
         blocking(move || Report::open(shared, accepted, verified, place)).await
     }
 
+    /// Opens the rows of a batch's upload, complete or not, to read all of them as they were sent.
+    pub(in crate::engine) async fn open_rows(&self, who: &Who, id: &BatchId) -> Result<Report, EngineError> {
+        let UploadedFile { shared, file, overwritings, accepted, place, .. } =
+            self.uploaded_file(who, id).await?;
+        blocking(move || {
+            let placed = read_header_at(&file, &accepted.rules.reading);
+            let (header, header_at) = placed.map_err(|error| lost(&accepted, error))?;
+            let overwritten = shared.spool.overwritten_path(accepted.spool).exists();
+            let _upload = None;
+            Ok(Report {
+                shared,
+                accepted,
+                header,
+                header_at,
+                file,
+                overwritten,
+                overwritings,
+                _upload,
+                place,
+            })
+        })
+        .await
+    }
+
     /// Opens a batch's upload, as it was sent but for the rows of visitors that were erased since, which read `erased`.
     pub(in crate::engine) async fn uploaded_file(
         &self,
@@ -196,7 +221,7 @@ impl Reader {
             };
             let sum = verified.map_err(|error| lost(&accepted, error))?;
             let file = File::open(shared.spool.rows_path(name)).map_err(|error| lost(&accepted, error))?;
-            Ok(UploadedFile { shared, file, overwritings, bytes: sum.bytes, place })
+            Ok(UploadedFile { shared, file, accepted, overwritings, bytes: sum.bytes, place })
         });
         opened.await
     }
@@ -345,6 +370,19 @@ impl Report {
             // The row was parsed with the rest of its piece, before it was looked at.
             self.still()?;
             Ok(told)
+        });
+        read.map_err(|error| self.broken(error))
+    }
+
+    /// Gives what each row of the file says, and whether an erasure overwrote it: then that means nothing. Blocks.
+    pub(in crate::engine) fn each_sent(
+        &self,
+        mut each: impl FnMut(&Result<Cells<'_>, RowError>, bool),
+    ) -> Result<(), EngineError> {
+        let still = || self.still();
+        let read = each_row(&self.file, &self.header, None, still, |row| {
+            each(&row.content, self.reads_erased(row.offset, row.sent));
+            Ok(ControlFlow::Continue(()))
         });
         read.map_err(|error| self.broken(error))
     }
@@ -513,7 +551,7 @@ fn still(shared: &Shared, overwritings: u64) -> io::Result<()> {
 }
 
 /// Whether the batch's upload was damaged, and another file replaced it.
-fn was_given_up(shared: &Shared, accepted: &Accepted) -> Result<bool, EngineError> {
+pub(super) fn was_given_up(shared: &Shared, accepted: &Accepted) -> Result<bool, EngineError> {
     let stored = StoredOutcomes::open(&shared.spool.outcomes_path(accepted.spool));
     let first = stored.and_then(|mut stored| stored.next().transpose());
     let first = first.map_err(|error| broken(accepted, error))?;

@@ -19,26 +19,32 @@ const LOOKED_AT_MAX: usize = 1_000;
 /// How many keys are read at once.
 const PAGE_KEYS: usize = 64;
 
-/// A visitor with such an id.
+/// A visitor that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundVisitor {
-    /// The id that begins so.
+    /// The id that begins so; the profile's own where nothing was said of ids.
     pub id: VisitorId,
     /// The id that the profile is kept under.
     pub canonical: VisitorId,
     /// When the visitor was last active.
     pub last_active: Millis,
+    /// When its last call or single update came, where that was asked for.
+    pub last_call: Option<Millis>,
     /// How many attributes the visitor has.
     pub attributes: usize,
 }
 
-/// Visitors with such ids, in the order of the ids' bytes.
+/// A page of visitors. Those with an id that begins so come in the order of the ids' bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FoundVisitors {
     /// Those of this page.
     pub visitors: Vec<FoundVisitor>,
-    /// The id behind which the next page begins; none if this is the last.
+    /// Where the next page begins; none if this is the last.
     pub next: Option<String>,
+    /// How many ids or profiles were looked at for this page.
+    pub looked_at: usize,
+    /// Since when calls were noted, where the question was who was active last.
+    pub active_since: Option<Millis>,
 }
 
 impl Reader {
@@ -71,14 +77,13 @@ impl Reader {
             Some(after) => (after, vec![]),
             None => (begins.clone(), vec![begins.clone()]),
         };
-        let mut looked_at = 0;
         loop {
             for key in keys.drain(..) {
-                if found.visitors.len() == most || looked_at == LOOKED_AT_MAX {
+                if found.visitors.len() == most || found.looked_at == LOOKED_AT_MAX {
                     found.next = Some(at.id().to_owned());
                     return Ok(found);
                 }
-                looked_at += 1;
+                found.looked_at += 1;
                 at = key;
                 let Ok(id) = VisitorId::new(kind, at.id()) else { continue };
                 let shown = self.shown_now(client, &id, &settings, |canonical, profile| {
@@ -86,7 +91,13 @@ impl Reader {
                     Some((canonical, profile.last_active, profile.visible().len()))
                 })?;
                 if let Some((canonical, last_active, attributes)) = shown.flatten() {
-                    found.visitors.push(FoundVisitor { id, canonical, last_active, attributes });
+                    found.visitors.push(FoundVisitor {
+                        id,
+                        canonical,
+                        last_active,
+                        last_call: None,
+                        attributes,
+                    });
                 }
             }
             self.shared.signals.go_on()?;

@@ -33,7 +33,7 @@ pub(in crate::engine) struct Reader {
     pub(in crate::engine) changes: Shares,
     pub(in crate::engine) reports: Shares,
     pub(in crate::engine) line_searches: Shares,
-    /// Counts of visitors: one at a time, for each reads the whole store.
+    /// Counts of visitors, and searches by the value of an attribute: one at a time, for each reads the store.
     pub(in crate::engine) counts: Shares,
     /// The last counts, because a page that shows one is loaded often.
     pub(in crate::engine) visitor_counts: Mutex<Vec<VisitorCount>>,

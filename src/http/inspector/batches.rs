@@ -5,6 +5,8 @@ use hyper::StatusCode;
 use std::collections::BTreeMap;
 
 use super::clients::Choice;
+use super::comparison::Compared;
+use super::distribution::Values;
 use super::page::{Frame, render};
 use super::plot::{Bar, in_words};
 use super::refusal::PAGES;
@@ -166,6 +168,9 @@ struct One {
     progress: Progress,
     /// The rows with the outcome that was asked for.
     rows: Option<Rows>,
+    /// Its attributes, and the values of the one that was asked for.
+    values: Option<Values>,
+    compared: Compared,
 }
 
 /// Rows with one outcome, and the ways to those with another.
@@ -299,7 +304,9 @@ async fn one(call: Call<'_>) -> Reply {
         ..Frame::of(front, request, Some(&batch.id.client), "Batches")
     };
     let progress = Progress::of(front, request, &batch).await?;
-    render(StatusCode::OK, &One { frame, id: batch.id.to_string(), progress, rows })
+    let compared = Compared::of(front, &batch.id, query.get("with")).await?;
+    let values = Values::of(front, request, &batch.id, query.get("attribute")).await?;
+    render(StatusCode::OK, &One { frame, id: batch.id.to_string(), progress, rows, values, compared })
 }
 
 /// How far it is, as its page has it.

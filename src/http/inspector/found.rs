@@ -1,14 +1,16 @@
-//! Visitors whose ids begin with the text that was looked up.
+//! Visitors that were found, as pages list them; and those whose ids begin with the text that was looked up.
 
 use super::words::Moment;
 use crate::engine::EngineError;
+use crate::engine::read::search::{FoundVisitor, FoundVisitors};
 use crate::http::{Front, kinds};
 use crate::model::id::ClientCode;
+use crate::model::seq::Millis;
 
 /// How many are shown of each kind of id.
 const SHOWN_MAX: usize = 20;
 
-/// Visitors with such ids.
+/// Visitors that were found.
 #[derive(Default)]
 pub(super) struct Found {
     pub(super) visitors: Vec<FoundOne>,
@@ -16,7 +18,7 @@ pub(super) struct Found {
     pub(super) more: bool,
 }
 
-/// A visitor with such an id.
+/// One of them.
 pub(super) struct FoundOne {
     pub(super) by: &'static str,
     pub(super) kind: &'static str,
@@ -40,14 +42,28 @@ impl Found {
             }
             let found = front.app.find(client, (kind, id), None, SHOWN_MAX).await?;
             all.more |= found.next.is_some();
-            all.visitors.extend(found.visitors.into_iter().map(|one| FoundOne {
-                by: name,
-                kind: kind.name(),
-                id: one.id.as_str().to_owned(),
-                active: Moment::of(one.last_active, now),
-                attributes: one.attributes,
-            }));
+            all.visitors.extend(found.visitors.into_iter().map(|one| FoundOne::of(one, now)));
         }
         Ok(all)
+    }
+}
+
+impl Found {
+    /// A page of them.
+    pub(super) fn all(found: FoundVisitors, now: Millis) -> Self {
+        let more = found.next.is_some();
+        Self { visitors: found.visitors.into_iter().map(|one| FoundOne::of(one, now)).collect(), more }
+    }
+}
+
+impl FoundOne {
+    pub(super) fn of(found: FoundVisitor, now: Millis) -> Self {
+        Self {
+            by: kinds::name(found.id.kind()),
+            kind: found.id.kind().name(),
+            id: found.id.as_str().to_owned(),
+            active: Moment::of(found.last_call.unwrap_or(found.last_active), now),
+            attributes: found.attributes,
+        }
     }
 }

@@ -5,6 +5,8 @@ use hyper::StatusCode;
 
 use super::batches::ListedBatch;
 use super::clients::Choice;
+use super::find::active;
+use super::found::Found;
 use super::health::Health;
 use super::page::{Frame, render};
 use super::plot::{Bar, Columns};
@@ -21,6 +23,8 @@ use crate::tokens::Scope;
 
 /// How many batches are shown.
 const NEWEST: usize = 5;
+/// How many of the visitors who were active last are shown.
+const ACTIVE_SHOWN: usize = 5;
 /// From how many the rates are drawn.
 const DRAWN_MAX: usize = 1_000;
 
@@ -36,6 +40,8 @@ struct Home {
     plots: Vec<Columns>,
     totals: Option<Totals>,
     health: Option<Health>,
+    /// The visitors who were active last, and since when that is known.
+    active: Option<(Found, Moment)>,
 }
 
 /// What a client has.
@@ -67,7 +73,7 @@ async fn answer(call: Call<'_>) -> Reply {
     let Call { front, request, bearer, client, .. } = call;
     let now = front.app.now();
     let may_read = bearer.may(Scope::Read);
-    let (mut batches, mut plots, mut totals) = (vec![], vec![], None);
+    let (mut batches, mut plots, mut totals, mut newest) = (vec![], vec![], None, None);
     if let Some(client) = client {
         let page = front.app.batches(client, None, None, DRAWN_MAX);
         batches = page.batches.iter().take(NEWEST).map(|batch| ListedBatch::of(batch, now)).collect();
@@ -75,6 +81,8 @@ async fn answer(call: Call<'_>) -> Reply {
             plots = vec![Columns::accepted(&page.batches, now), Columns::applied(&page.batches)];
         }
         if may_read {
+            let (found, since) = active(front, client, None, ACTIVE_SHOWN).await?;
+            newest = Some((Found::all(found, now), since));
             totals = match front.app.statistics(&request.who(Some(client)), client).await {
                 // So many ask at once that the page comes without them.
                 Err(EngineError::Taken(..) | EngineError::MadeRoom(_)) => None,
@@ -97,6 +105,7 @@ async fn answer(call: Call<'_>) -> Reply {
             plots,
             totals,
             health,
+            active: newest,
         },
     )
 }

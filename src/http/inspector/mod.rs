@@ -8,7 +8,10 @@
 mod batches;
 mod clients;
 mod cluster;
+mod comparison;
+mod distribution;
 mod edit;
+mod find;
 mod found;
 mod health;
 mod home;
@@ -34,6 +37,7 @@ use refusal::PAGES;
 pub(super) const ENDPOINTS: &[&[Endpoint]] = &[
     home::ENDPOINTS,
     visitor::ENDPOINTS,
+    find::ENDPOINTS,
     edit::ENDPOINTS,
     batches::ENDPOINTS,
     upload::ENDPOINTS,

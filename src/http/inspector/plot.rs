@@ -151,6 +151,11 @@ fn columns(counts: &[u64], titles: impl Iterator<Item = String>, unit: &str) -> 
     (empty..).zip(counts.iter().zip(titles)).map(column).filter(|it| it.height != "0.0%").collect()
 }
 
+/// So many of all, in per cent, to the nearest tenth.
+pub(super) fn share_of(count: u64, all: u64) -> String {
+    per_cent(share(2 * WHOLE * count + all, 2 * WHOLE * all))
+}
+
 /// The place of a moment between two others.
 pub(super) fn place(at: Millis, from: Millis, to: Millis) -> String {
     let (span, passed) = (to.0.saturating_sub(from.0), at.0.saturating_sub(from.0));

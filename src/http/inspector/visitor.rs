@@ -267,7 +267,7 @@ fn folded(value: &str) -> Option<(String, String)> {
 }
 
 /// The beginning of a value, where the whole of it stands elsewhere.
-fn cut(value: &str) -> String {
+pub(super) fn cut(value: &str) -> String {
     let (_, shown) = FOLDED_CHARS;
     match value.char_indices().nth(shown) {
         Some((at, _)) => format!("{}…", value.get(..at).unwrap_or_default()),

@@ -260,7 +260,7 @@ fn row_forms() -> Schema {
 }
 
 /// The states of a batch.
-fn states() -> Schema {
+pub(super) fn states() -> Schema {
     shapes::one_of(&BatchState::ALL.map(BatchState::as_str))
 }
 

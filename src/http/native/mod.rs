@@ -4,6 +4,8 @@ mod batches;
 mod changes;
 mod clients;
 mod cluster;
+mod comparison;
+mod distribution;
 mod erasures;
 mod events;
 mod export;
@@ -35,6 +37,8 @@ pub(super) const ENDPOINTS: &[&[Endpoint]] = &[
     batches::ENDPOINTS,
     events::ENDPOINTS,
     outcomes::ENDPOINTS,
+    distribution::ENDPOINTS,
+    comparison::ENDPOINTS,
     undo::ENDPOINTS,
     upkeep::ENDPOINTS,
     status::ENDPOINTS,

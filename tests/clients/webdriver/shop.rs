@@ -89,16 +89,21 @@ impl Shop {
     pub(crate) fn walk(&self, browser: &Browser, mut visit: impl FnMut(&str)) {
         let (batch, pending) = (format!("/batches/{}", self.batch), format!("/batches/{}", self.pending));
         let rows = format!("{batch}?outcome=not_found");
+        let values = format!("{batch}?attribute=city");
         let amiss = format!("/batches/{}", self.amiss);
         let pages = [
             ("home", "/"),
             ("home-fresh", "/?client=fresh"),
             ("visitor", "/visitors?client=demo&by=any&id=crm-1"),
             ("visitor-unknown", "/visitors?client=demo&by=any&id=nobody"),
+            ("find", "/find?client=demo&attribute=city&value=Bern"),
+            ("find-active", "/find?client=demo"),
+            ("find-nobody", "/find?client=demo&attribute=city&value=Ur"),
             ("batches", "/batches?client=demo"),
             ("batches-fresh", "/batches?client=fresh"),
             ("batch", &batch),
             ("batch-rows", &rows),
+            ("batch-values", &values),
             ("batch-amiss", &amiss),
             ("batch-pending", &pending),
             ("upload", "/upload?client=demo"),
