@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 
 /// How many keys one page reads at most.
 pub const KEYS_MAX: usize = 50_000;
-/// How long one page may take: an eighth of a core's second, so that calls of the site hardly notice.
+/// How long one page may take, so that calls of the site hardly notice.
 const TIME_MAX: Duration = Duration::from_millis(250);
 
 /// The attribute, and the value that it must have.
