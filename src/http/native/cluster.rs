@@ -10,7 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::cluster::{ClusterStatus, NodeStatus};
-use crate::engine::{EngineError, PeerSnapshot};
+use crate::engine::{EngineError, PassingBackup};
 use crate::http::auth::Access;
 use crate::http::endpoint::{Api, Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::error::HttpError;
@@ -163,7 +163,7 @@ async fn snapshot(call: Call<'_>) -> Reply {
     Ok(chunked(TAR, begin("a snapshot for a node", &place, pace, move |out| send(&snapshot, out))))
 }
 
-fn send(snapshot: &PeerSnapshot, out: &mut Sender) -> Result<(), EngineError> {
+fn send(snapshot: &PassingBackup, out: &mut Sender) -> Result<(), EngineError> {
     let mut archive = tar::Builder::new(Chunks(out));
     archive.mode(tar::HeaderMode::Deterministic);
     let sent = archive.append_dir_all(".", snapshot.folder()).and_then(|()| archive.finish());

@@ -1,6 +1,6 @@
-//! A backup that a node makes for another one, in a folder of its own.
+//! A backup that only passes through the data folder, on its way to another node or to a bucket, in a folder of its own.
 //!
-//! Promises: the folder goes with the [`PeerSnapshot`]; what a crash left of one goes at the next start.
+//! Promises: the folder goes with the [`PassingBackup`]; what a crash left of one goes at the next start.
 
 use crate::durable::private_folder;
 use crate::layout;
@@ -8,12 +8,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use tokio::runtime::Handle;
 
-/// The folder of a backup for another node. It goes when this is dropped.
+/// The folder of a backup that is sent elsewhere. It goes when this is dropped.
 #[derive(Debug)]
-pub struct PeerSnapshot(PathBuf);
+pub struct PassingBackup(PathBuf);
 
-impl PeerSnapshot {
-    /// A folder that no other snapshot has, and that does not exist yet. Blocks.
+impl PassingBackup {
+    /// A folder that no other backup has, and that does not exist yet. Blocks.
     pub(in crate::engine) fn begin(data: &Path) -> io::Result<Self> {
         let mut number = [0; 8];
         getrandom::fill(&mut number).map_err(io::Error::other)?;
@@ -33,7 +33,7 @@ impl PeerSnapshot {
     }
 }
 
-impl Drop for PeerSnapshot {
+impl Drop for PassingBackup {
     fn drop(&mut self) {
         let folder = std::mem::take(&mut self.0);
         match Handle::try_current() {
@@ -46,7 +46,7 @@ impl Drop for PeerSnapshot {
 fn remove(folder: &Path) {
     match std::fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(%error, folder = %folder.display(), "a snapshot for another node could not be removed");
+            tracing::warn!(%error, folder = %folder.display(), "a backup that was sent elsewhere could not be removed; the next start removes it");
         }
         _ => {}
     }
