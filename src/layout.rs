@@ -17,7 +17,7 @@
 //!     /store/0000000000000003/          a generation: the files of sled, and `checkpoint`
 //!     /store/0000000000000002.aside/    a generation that a start set aside, with the reason in `WHY`
 //!     /spool/0000000000000005.csv       uploads, each with `.index`, `.outcomes`, `.overwriting`, `.overwritten`
-//!     /peer-snapshots/                  backups that are on their way to new nodes
+//!     /peer-snapshots/                  backups that are on their way to new nodes, or to a bucket
 //!     /arriving/                        a backup that came from another node, until it is restored
 //!     /damaged/                         damaged files that something else replaced, kept for inspection
 //! ```
@@ -84,7 +84,7 @@ pub const OVERWRITTEN: &str = "overwritten";
 pub const NEW: &str = "new";
 /// The folder, and the extension, of damaged files that are kept for inspection.
 pub const DAMAGED: &str = "damaged";
-/// The folder of the backups for other nodes.
+/// The folder of the backups that are sent elsewhere.
 pub const PEER_SNAPSHOTS: &str = "peer-snapshots";
 /// The folder of the backup that came from another node.
 pub const ARRIVING: &str = "arriving";

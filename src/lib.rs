@@ -21,6 +21,7 @@
 //! | [`config`], [`telemetry`] | settings, resolved and checked before anything opens; log lines and metrics |
 //! | [`order`] | the order of several nodes: a log of records that each of them reads; how offers are gathered into records; no Kafka |
 //! | `kafka` | that log over Kafka: topics made and checked, records appended and read; a topic of changes; only with the feature `cluster` |
+//! | [`bucket`] | objects in S3-compatible storage, for backups; S3 itself only with the feature `s3` |
 //! | [`journal`] | segments, group commit, entries, snapshots |
 //! | [`store`] | the interface to the profile store, its implementations sled and memory, and the exchange of a store for a fresh one |
 //! | [`batch`] | the batch file's parser, the spool, pending rows, their resolving, and the application of batches in the background |
@@ -75,6 +76,7 @@
 
 pub mod audit;
 pub mod batch;
+pub mod bucket;
 pub mod cli;
 pub mod clock;
 pub mod cluster;

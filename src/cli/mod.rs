@@ -64,7 +64,7 @@ enum Command {
     Changes(changes::Changes),
     Live(live::Live),
     Import(import::Import),
-    /// Back up a running daemon: a snapshot, the journal after it, and the uploads. Or verify a backup
+    /// Back up a running daemon: a snapshot, the journal after it, and the uploads. Or list backups, or verify one
     Backup(upkeep::Backup),
     /// Restore a backup into a new data folder
     Restore(upkeep::Restore),

@@ -10,15 +10,19 @@ use serde::{Deserialize, Serialize};
 
 use super::args::{Remote, block_on};
 use super::error::CliError;
-use super::terminal::{GoesOn, complain, print_json, say, table};
+use super::terminal::{GoesOn, columns, complain, print_json, say, table};
 use crate::audit::{self, Actor};
 use crate::batch::accepted::Accepted;
-use crate::config::{Config, ServeOptions};
+use crate::bucket::Storage;
+use crate::config::{Config, Endpoint, Region, ServeOptions};
 use crate::engine::OpenError;
 use crate::engine::offline::check::{self, Report};
+use crate::engine::offline::fetched::Fetched;
 use crate::engine::offline::restore::{self, Restored};
 use crate::engine::open::salvage::{self, Lost};
 use crate::engine::upkeep::manifest::Manifest;
+use crate::engine::upkeep::shelf::{Found, Place};
+use crate::engine::upkeep::shelves;
 use crate::folder;
 use crate::model::seq::{Clock, Millis, SystemClock};
 use crate::telemetry;
@@ -27,8 +31,8 @@ use crate::telemetry;
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct Backup {
-    /// A new folder, on the daemon's machine
-    #[arg(required = true)]
+    /// A new folder, on the daemon's machine; or the s3:// URL of a new place in storage
+    #[arg(required = true, value_name = "FOLDER|URL")]
     folder: Option<PathBuf>,
     #[command(flatten)]
     remote: Remote,
@@ -38,7 +42,148 @@ pub(super) struct Backup {
 
 #[derive(Debug, Subcommand)]
 enum BackupCommand {
+    List(List),
     Verify(Verify),
+}
+
+/// How to reach the storage that an s3:// URL names. Credentials are those of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, else the
+/// machine's role.
+#[derive(Debug, Args)]
+struct StorageArgs {
+    /// Where the storage of an s3:// URL answers, if it is not Amazon's
+    #[arg(long, env = "PROFILED_S3_ENDPOINT", value_name = "URL", value_parser = Endpoint::new)]
+    s3_endpoint: Option<Endpoint>,
+    /// Region of the bucket [default: that of AWS_REGION, else us-east-1]
+    #[arg(long, env = "PROFILED_S3_REGION", value_name = "REGION", value_parser = Region::new)]
+    s3_region: Option<Region>,
+    /// Take an --s3-endpoint that begins with http://, and send everything unencrypted
+    #[arg(long, env = "PROFILED_S3_ALLOW_HTTP")]
+    s3_allow_http: bool,
+}
+
+impl StorageArgs {
+    fn storage(&self) -> Result<Storage, CliError> {
+        let plain = self.s3_endpoint.as_ref().filter(|endpoint| endpoint.is_plain() && !self.s3_allow_http);
+        if let Some(endpoint) = plain {
+            return Err(CliError::Usage(format!(
+                "{} would carry all profiles unencrypted: use https, or --s3-allow-http if nobody else is on that network",
+                endpoint.as_str()
+            )));
+        }
+        let (endpoint, region) = (self.s3_endpoint.clone(), self.s3_region.clone());
+        Ok(Storage { endpoint, region, allow_http: self.s3_allow_http })
+    }
+
+    fn place(&self, named: &Path) -> Result<Place, CliError> {
+        Place::named(named, self.storage()?).map_err(CliError::Usage)
+    }
+}
+
+/// A backup on this machine: where it was named, or where it was fetched to.
+enum Here {
+    Named(PathBuf),
+    Fetched(Fetched),
+}
+
+impl Here {
+    /// Fetches the backup if it is in storage, below `scratch`.
+    fn bring(place: Place, scratch: &Path) -> Result<Self, CliError> {
+        match place {
+            Place::Folder(folder) => Ok(Self::Named(folder)),
+            Place::Bucket(url, storage) => {
+                let goes_on = GoesOn::doing("fetching the backup");
+                let begins = |to: &Path| {
+                    complain(format_args!("fetching {url} into {}, for as long as this takes", to.display()))
+                };
+                let fetched = Fetched::fetch(&url, &storage, scratch, begins);
+                drop(goes_on);
+                Ok(Self::Fetched(fetched.map_err(|e| CliError::Failed(e.to_string()))?))
+            }
+        }
+    }
+
+    fn folder(&self) -> &Path {
+        match self {
+            Self::Named(folder) => folder,
+            Self::Fetched(fetched) => fetched.folder(),
+        }
+    }
+
+    /// A message about the backup, with the place that was named.
+    fn message(&self, text: &dyn std::fmt::Display) -> String {
+        match self {
+            Self::Named(_) => text.to_string(),
+            Self::Fetched(fetched) => fetched.message(&text.to_string()),
+        }
+    }
+}
+
+/// List the backups in a folder or at an s3:// URL: when each was made, and how large it is
+#[derive(Debug, Args)]
+struct List {
+    /// Folder with the backups, or the s3:// URL of the place with them
+    #[arg(value_name = "FOLDER|URL")]
+    place: PathBuf,
+    #[command(flatten)]
+    storage: StorageArgs,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// A backup in the list, for programs.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ListedShown<'f> {
+    name: &'f str,
+    /// Whether it is whole. Of one that is not, nothing else is known.
+    whole: bool,
+    made_at: Option<String>,
+    seq: Option<&'f str>,
+    values: Option<u64>,
+    bytes: Option<u64>,
+}
+
+impl<'f> ListedShown<'f> {
+    fn of(found: &'f Found) -> Self {
+        let manifest = found.manifest.as_ref();
+        Self {
+            name: &found.name,
+            whole: manifest.is_some(),
+            made_at: manifest.map(|manifest| Millis(manifest.made_at_ms).iso_8601()),
+            seq: manifest.map(|manifest| &*manifest.seq),
+            values: manifest.map(|manifest| manifest.values),
+            bytes: manifest.map(Manifest::bytes),
+        }
+    }
+}
+
+impl List {
+    fn run(&self) -> Result<(), CliError> {
+        let place = self.storage.place(&self.place)?;
+        let found = shelves::found(&place).map_err(|e| CliError::Failed(e.to_string()))?;
+        let shown: Vec<ListedShown<'_>> = found.iter().map(ListedShown::of).collect();
+        if self.json {
+            return print_json(&shown);
+        }
+        if shown.is_empty() {
+            say(format_args!("{place}: no backups"));
+            return Ok(());
+        }
+        let mut lines = columns(&["name", "made", "values", "bytes"]);
+        for backup in shown {
+            let number = |number: Option<u64>| number.map_or_else(String::new, |number| number.to_string());
+            let made =
+                backup.made_at.map_or_else(|| "not whole".to_owned(), |made| made.chars().take(19).collect());
+            lines.add_row([shown_name(backup.name), made, number(backup.values), number(backup.bytes)]);
+        }
+        say(lines);
+        Ok(())
+    }
+}
+
+fn shown_name(name: &str) -> String {
+    super::terminal::shown(name)
 }
 
 /// Read a whole backup, and say whether it can be restored, what it holds and how old it is
@@ -46,9 +191,13 @@ enum BackupCommand {
 /// Opens the backup in a temporary folder, as a restore would, and writes nothing to it. Fails if anything in it is damaged.
 #[derive(Debug, Args)]
 struct Verify {
-    /// Folder with the backup
+    /// Folder with the backup, or its s3:// URL
+    #[arg(value_name = "FOLDER|URL")]
     folder: PathBuf,
-    /// Folder for a temporary store, which needs as much disk space as the daemon's store [default: TMPDIR, else /tmp]
+    #[command(flatten)]
+    storage: StorageArgs,
+    /// Folder for a temporary store, which needs as much disk space as the daemon's store, and for a backup that is fetched
+    /// [default: TMPDIR, else /tmp]
     #[arg(long, value_name = "FOLDER")]
     scratch: Option<PathBuf>,
     /// Print JSON, for programs
@@ -59,8 +208,14 @@ struct Verify {
 /// Restores a backup into a folder on which a daemon can be started.
 #[derive(Debug, Args)]
 pub(super) struct Restore {
-    /// Folder with the backup
+    /// Folder with the backup, or its s3:// URL
+    #[arg(value_name = "FOLDER|URL")]
     folder: PathBuf,
+    #[command(flatten)]
+    storage: StorageArgs,
+    /// Folder into which a backup is fetched before it is restored [default: TMPDIR, else /tmp]
+    #[arg(long, value_name = "FOLDER")]
+    scratch: Option<PathBuf>,
     /// The data folder to create. It must be new or empty
     #[arg(long, env = "PROFILED_DATA", value_name = "FOLDER", default_value = "./profiled-data")]
     data: PathBuf,
@@ -116,14 +271,18 @@ struct Compacted {
 
 pub(super) fn backup(command: Backup) -> Result<(), CliError> {
     match (command.command, command.folder) {
+        (Some(BackupCommand::List(list)), _) => list.run(),
         (Some(BackupCommand::Verify(verify)), _) => verify.run(),
         (None, folder) => write_backup(&folder.unwrap_or_default(), &command.remote),
     }
 }
 
 fn write_backup(folder: &Path, remote: &Remote) -> Result<(), CliError> {
-    let folder = std::path::absolute(folder)
-        .map_err(|e| CliError::Usage(format!("{} is not a path: {e}", folder.display())))?;
+    let folder = match Place::named(folder, Storage::default()).map_err(CliError::Usage)? {
+        Place::Bucket(..) => folder.to_owned(),
+        Place::Folder(folder) => std::path::absolute(&folder)
+            .map_err(|e| CliError::Usage(format!("{} is not a path: {e}", folder.display())))?,
+    };
     block_on(async {
         let client = remote.client()?;
         let goes_on = GoesOn::doing("taking, verifying and copying a snapshot");
@@ -162,10 +321,14 @@ impl Verify {
     fn run(self) -> Result<(), CliError> {
         let config = Config::resolve(&ServeOptions::default()).map_err(|e| CliError::Usage(e.to_string()))?;
         let scratch = self.scratch.unwrap_or_else(std::env::temp_dir);
+        let here = Here::bring(self.storage.place(&self.folder)?, &scratch)?;
         let goes_on = GoesOn::doing("reading and opening the backup");
-        let verified = check::verify_backup(&self.folder, config, Arc::new(SystemClock), &scratch);
+        let verified = check::verify_backup(here.folder(), config, Arc::new(SystemClock), &scratch);
         drop(goes_on);
-        let (manifest, report) = verified.map_err(|e| CliError::Failed(e.to_string()))?;
+        let (manifest, mut report) = verified.map_err(|e| CliError::Failed(here.message(&e)))?;
+        for text in report.notes.iter_mut().chain(&mut report.faults) {
+            *text = here.message(text);
+        }
         let (made, now) = (Millis(manifest.made_at_ms), SystemClock.now());
         let (made_at, age_seconds) = (made.iso_8601(), now.0.saturating_sub(made.0) / 1000);
         let Report { restorable, ref faults, .. } = report;
@@ -211,12 +374,14 @@ struct RestoredShown<'m> {
 
 pub(super) fn restore(command: &Restore) -> Result<(), CliError> {
     let config = Config::resolve(&ServeOptions::default()).map_err(|e| CliError::Usage(e.to_string()))?;
+    let scratch = command.scratch.clone().unwrap_or_else(std::env::temp_dir);
+    let here = Here::bring(command.storage.place(&command.folder)?, &scratch)?;
     let goes_on = GoesOn::doing("verifying, copying and opening the backup");
     let clock = Arc::new(SystemClock);
-    let restored = restore::restore(&command.folder, &command.data, command.after.as_deref(), config, clock);
+    let restored = restore::restore(here.folder(), &command.data, command.after.as_deref(), config, clock);
     drop(goes_on);
     let Restored { manifest, erased_again, not_erased, list_begins_late, held } =
-        restored.map_err(|e| CliError::Failed(e.to_string()))?;
+        restored.map_err(|e| CliError::Failed(here.message(&e)))?;
     let what = command.folder.display().to_string();
     audit::note(&command.data, SystemClock.now(), &Actor::this_user(), "restore", None, &what);
     let (data, seq) = (command.data.display(), &manifest.seq);

@@ -94,6 +94,34 @@ pub enum ConfigError {
         /// The data folder.
         data: PathBuf,
     },
+    /// Backups in two places.
+    #[error(
+        "{origin}: backup_url is set beside backup_folder: scheduled backups go to one place, so keep one of the two"
+    )]
+    TwoBackupPlaces {
+        /// Where the URL was given.
+        origin: Origin,
+    },
+    /// A place in S3-compatible storage, for a program that knows no S3.
+    #[error(
+        "{origin}: backup_url is set, but this profiled was built without S3: build it with `--features s3`, or install the Debian package \
+         or the image, which have it"
+    )]
+    NoS3 {
+        /// Where it was given.
+        origin: Origin,
+    },
+    /// An endpoint without encryption.
+    #[error(
+        "{origin}: {endpoint} would carry all profiles unencrypted: use https, or set s3_allow_http = true if nobody else is on that \
+         network"
+    )]
+    PlainEndpoint {
+        /// Where it was given.
+        origin: Origin,
+        /// The endpoint.
+        endpoint: String,
+    },
     /// A window in which nothing is slowed.
     #[error(
         "{origin}: window is set without max_rows_per_second: say how many rows a second are applied inside the window"

@@ -39,7 +39,9 @@ pub use settings::{
 };
 use settings::{SECTIONS, Table};
 pub use supervisor::Supervisor;
-pub use value::{ImsOrg, LogFilter, LogFormat, NodeName, OrderUrl, PublicUrl, TopicName};
+pub use value::{
+    BucketUrl, Endpoint, ImsOrg, LogFilter, LogFormat, NodeName, OrderUrl, PublicUrl, Region, TopicName,
+};
 use value::{ImsOrg as Org, MIB, Setting as _, Written};
 pub use window::Window;
 
@@ -268,6 +270,18 @@ impl Config {
             && folder.starts_with(&data)
         {
             return Err(ConfigError::BackupsInData { origin, folder, data });
+        }
+        if let (Some(origin), true) = (given.origin("backup_url"), self.backups.folder.is_some()) {
+            return Err(ConfigError::TwoBackupPlaces { origin });
+        }
+        if let (Some(origin), false) = (given.origin("backup_url"), cfg!(feature = "s3")) {
+            return Err(ConfigError::NoS3 { origin });
+        }
+        let plain = self.backups.endpoint.as_ref().filter(|endpoint| endpoint.is_plain());
+        if let (Some(endpoint), Some(origin), false) =
+            (plain, given.origin("s3_endpoint"), self.backups.allow_http)
+        {
+            return Err(ConfigError::PlainEndpoint { origin, endpoint: endpoint.as_str().to_owned() });
         }
         let unknown = self.server.default_client.as_ref().filter(|client| self.client(client).is_none());
         if let (Some(client), Some(origin)) = (unknown, given.origin("default_client")) {

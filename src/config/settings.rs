@@ -15,9 +15,10 @@ use super::declare::{Given, Group, settings};
 use super::declared::{Changes, Declared, SetIn};
 use super::error::ConfigError;
 use super::value::{
-    AtLeastOne, Blocked, Count, DaysInMs, Few, FilePath, Filter, GIB, Hours, HoursInMs, ImsOrg, KIB, List,
-    LogFilter, LogFormat, MIB, Maybe, Milliseconds, Network, NodeName, Number, OrderUrl, Plain, PublicUrl,
-    Rate, Seconds, SecondsInMs, SecondsInMsOrNone, SecondsOrNone, Setting, Size, TIB, TopicName,
+    AtLeastOne, Blocked, BucketUrl, Count, DaysInMs, Endpoint, Few, FilePath, Filter, GIB, Hours, HoursInMs,
+    ImsOrg, KIB, List, LogFilter, LogFormat, MIB, Maybe, Milliseconds, Network, NodeName, Number, OrderUrl,
+    Plain, PublicUrl, Rate, Region, Seconds, SecondsInMs, SecondsInMsOrNone, SecondsOrNone, Setting, Size,
+    TIB, TopicName,
 };
 use super::window::Window;
 use crate::model::batch::{BatchReading, ConsecutiveV2};
@@ -140,12 +141,24 @@ settings! {
         /// Folder in which the daemon makes a backup every backup_every_hours. It must exist, outside the data folder.
         "backup_folder" => folder: Option<PathBuf> as Maybe<FilePath> =
             Maybe::none("none: no backups", r#""/var/backups/profiled""#), "FOLDER", Anything, AtSighup;
+        /// Place in S3-compatible storage in which the daemon makes its backups, instead of a folder.
+        "backup_url" => url: Option<BucketUrl> as Maybe<BucketUrl> =
+            Maybe::none("none: no backups", r#""s3://backups/profiled""#), "URL", Anything, AtSighup;
         /// Hours from one backup to the next.
         "backup_every_hours" => every: Duration as Number<Hours, 1, 8760> = Number::of(24),
             "HOURS", Anything, AtSighup;
         /// How many of these backups are kept. After a new one the oldest are removed.
         "backups_kept" => kept: usize as Number<Count, 1, 10_000> = Number::of(7),
             "BACKUPS", Anything, AtSighup;
+        /// Where the storage answers, if it is not Amazon's.
+        "s3_endpoint" => endpoint: Option<Endpoint> as Maybe<Endpoint> =
+            Maybe::none("Amazon S3", r#""https://storage.example.com""#), "URL", Anything, AtSighup;
+        /// Region of the bucket.
+        "s3_region" => region: Option<Region> as Maybe<Region> =
+            Maybe::none("that of AWS_REGION, else us-east-1", r#""eu-west-1""#), "REGION", Anything, AtSighup;
+        /// Take an s3_endpoint that begins with http://. All profiles then cross the network unencrypted.
+        "s3_allow_http" => allow_http: bool as bool = false,
+            "true|false", Anything, AtSighup;
     }
 }
 

@@ -131,6 +131,17 @@ fn a_flag_beats_the_file_and_the_file_beats_the_default() {
     check("--erase-within-hours 1", "", |it| it.upkeep.erase_within_ms, 3_600_000);
     check("--backup-folder /b", "", |it| it.backups.folder.clone(), Some("/b".into()));
     check("", "backup_every_hours = 1", |it| it.backups.every, Duration::from_secs(3600));
+    let endpoint = |it: Config| it.backups.endpoint.map(|endpoint| endpoint.as_str().to_owned());
+    check("", "s3_endpoint = 'https://s:9000/'", endpoint, Some("https://s:9000".into()));
+    check("--s3-endpoint http://s --s3-allow-http", "", endpoint, Some("http://s".into()));
+    let region = |it: Config| it.backups.region.map(|region| region.as_str().to_owned());
+    check("", "s3_region = 'eu-west-1'", region, Some("eu-west-1".into()));
+    check("--s3-allow-http", "", |it| it.backups.allow_http, true);
+    if cfg!(feature = "s3") {
+        let url = |it: Config| it.backups.url.map(|url| url.to_string());
+        check("", "backup_url = 's3://backups/a/b/'", url, Some("s3://backups/a/b".into()));
+        check("--backup-url s3://backups", "", url, Some("s3://backups".into()));
+    }
     check("", "backups_kept = 1", |it| it.backups.kept, 1);
     check("--disk-reserve-bytes 0", "", |it| it.upkeep.disk_reserve_bytes, 0);
     check("", "header_read_timeout_seconds = 1", |it| it.timeouts.header_read.as_secs(), 1);
@@ -286,6 +297,47 @@ fn each_error_says_where_what_and_what_would_be_right() {
             data.display()
         ),
     );
+    check(
+        "backup_folder = '/b'\nbackup_url = 's3://backups/p'",
+        "profiled.toml line 2: backup_url is set beside backup_folder: scheduled backups go to one place, so keep one of the two",
+    );
+    for wrong in [
+        "https://b/p",
+        "s3://b",
+        "s3://backups//p",
+        "s3://backups/../p",
+        "s3://backups/a?b",
+        "s3://user@backups/p",
+    ] {
+        let right = "a bucket and a prefix of letters, digits and .-_=+@,: such as \"s3://backups/profiled\"";
+        check(
+            &format!("backup_url = '{wrong}'"),
+            &format!("profiled.toml line 1: \"{wrong}\" is not {right}"),
+        );
+    }
+    for wrong in ["storage", "ftp://storage", "https://storage/?a=b", "https://key:secret@storage"] {
+        let right = "a URL without a query, such as \"https://storage.example.com\"";
+        check(
+            &format!("s3_endpoint = '{wrong}'"),
+            &format!("profiled.toml line 1: \"{wrong}\" is not {right}"),
+        );
+    }
+    check(
+        "s3_region = 'eu west'",
+        "profiled.toml line 1: \"eu west\" is not the name of a region, such as \"eu-west-1\"",
+    );
+    check(
+        "s3_endpoint = 'http://storage:9000'",
+        "profiled.toml line 1: http://storage:9000 would carry all profiles unencrypted: use https, or set s3_allow_http = true if \
+         nobody else is on that network",
+    );
+    if !cfg!(feature = "s3") {
+        check(
+            "backup_url = 's3://backups/p'",
+            "profiled.toml line 1: backup_url is set, but this profiled was built without S3: build it with `--features s3`, or install \
+             the Debian package or the image, which have it",
+        );
+    }
     check("log = 'inof'", &format!("profiled.toml line 1: \"inof\" is not {filter}"));
     check("log = 'a=b=c'", &format!("profiled.toml line 1: \"a=b=c\" is not {filter}"));
     check("log = 1", &format!("profiled.toml line 1: 1 is not {filter}"));

@@ -958,3 +958,164 @@ mod tests {
         assert_eq!((shown(1), shown(1 << 20), shown(3 << 29)), ("1".into(), "1MiB".into(), "1536MiB".into()));
     }
 }
+
+/// A place in S3-compatible storage: `s3://BUCKET/PREFIX`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BucketUrl {
+    bucket: Box<str>,
+    /// Names joined by `/`; empty is the whole bucket.
+    prefix: Box<str>,
+}
+
+impl BucketUrl {
+    /// How such a URL begins.
+    pub const SCHEME: &str = "s3://";
+
+    /// Reads `s3://BUCKET/PREFIX`. An error is what would be right.
+    pub fn new(text: &str) -> Result<Self, String> {
+        let expected = <Self as Scalar>::expected;
+        let rest = text.strip_prefix(Self::SCHEME).ok_or_else(expected)?.trim_end_matches('/');
+        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let named = bucket.len() >= 3
+            && bucket.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c))
+            && !bucket.starts_with('.');
+        let plain = |part: &str| {
+            let fits = part.chars().all(|c| c.is_ascii_alphanumeric() || ".-_=+@,:".contains(c));
+            fits && !matches!(part, "" | "." | "..")
+        };
+        if !named || !(prefix.is_empty() || prefix.split('/').all(plain)) {
+            return Err(expected());
+        }
+        Ok(Self { bucket: bucket.into(), prefix: prefix.into() })
+    }
+
+    /// The bucket.
+    pub fn bucket(&self) -> &str {
+        &self.bucket
+    }
+
+    /// What the names of all objects begin with, without a `/` at its end.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The place above this one, and this one's name in it; none if this is a whole bucket.
+    pub fn split(&self) -> Option<(Self, &str)> {
+        let (above, name) = self.prefix.rsplit_once('/').unwrap_or(("", &self.prefix));
+        (!name.is_empty()).then(|| (Self { bucket: self.bucket.clone(), prefix: above.into() }, name))
+    }
+}
+
+impl fmt::Display for BucketUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let slash = if self.prefix.is_empty() { "" } else { "/" };
+        write!(f, "{}{}{slash}{}", Self::SCHEME, self.bucket, self.prefix)
+    }
+}
+
+impl Scalar for BucketUrl {
+    type Value = Self;
+
+    fn parse(written: Written<'_>) -> Result<Self, String> {
+        Self::new(written.text().ok_or_else(<Self as Scalar>::expected)?)
+    }
+
+    fn expected() -> String {
+        "a bucket and a prefix of letters, digits and .-_=+@,: such as \"s3://backups/profiled\"".into()
+    }
+
+    fn value(self) -> Self {
+        self
+    }
+
+    fn text(&self) -> String {
+        format!("\"{self}\"")
+    }
+}
+
+/// Where S3-compatible storage answers: `http` or `https`, a host, perhaps a port and a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint(Box<str>);
+
+impl Endpoint {
+    /// The URL as text, without a `/` at its end.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it is reached without encryption.
+    pub fn is_plain(&self) -> bool {
+        self.0.starts_with("http://")
+    }
+
+    /// Reads the URL. An error is what would be right.
+    pub fn new(text: &str) -> Result<Self, String> {
+        let text = text.trim_end_matches('/');
+        let url: Option<hyper::Uri> = text.parse().ok();
+        let right = url.is_some_and(|url| {
+            matches!(url.scheme_str(), Some("http" | "https"))
+                && url.host().is_some_and(|host| !host.is_empty())
+                && url.query().is_none()
+                // A password would be shown in logs.
+                && url.authority().is_some_and(|authority| !authority.as_str().contains('@'))
+        });
+        if right { Ok(Self(text.into())) } else { Err(<Self as Scalar>::expected()) }
+    }
+}
+
+impl Scalar for Endpoint {
+    type Value = Self;
+
+    fn parse(written: Written<'_>) -> Result<Self, String> {
+        Self::new(written.text().ok_or_else(<Self as Scalar>::expected)?)
+    }
+
+    fn expected() -> String {
+        "a URL without a query, such as \"https://storage.example.com\"".into()
+    }
+
+    fn value(self) -> Self {
+        self
+    }
+
+    fn text(&self) -> String {
+        format!("{:?}", self.0)
+    }
+}
+
+/// The region of a bucket, such as `eu-west-1`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Region(Box<str>);
+
+impl Region {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Reads the name. An error is what would be right.
+    pub fn new(text: &str) -> Result<Self, String> {
+        let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        if plain && !text.is_empty() { Ok(Self(text.into())) } else { Err(<Self as Scalar>::expected()) }
+    }
+}
+
+impl Scalar for Region {
+    type Value = Self;
+
+    fn parse(written: Written<'_>) -> Result<Self, String> {
+        Self::new(written.text().ok_or_else(<Self as Scalar>::expected)?)
+    }
+
+    fn expected() -> String {
+        "the name of a region, such as \"eu-west-1\"".into()
+    }
+
+    fn value(self) -> Self {
+        self
+    }
+
+    fn text(&self) -> String {
+        format!("{:?}", self.0)
+    }
+}

@@ -88,7 +88,7 @@ pub use types::{
     BatchSending, BatchStatus, BatchTerms, BatchVersion, CallIds, Readiness, SingleUpdate, SiteCall, Visitor,
     VisitorAttribute, VisitorChange, VisitorHistory, Written,
 };
-pub use upkeep::peer_snapshot::PeerSnapshot;
+pub use upkeep::passing::PassingBackup;
 pub use upkeep::task::Done;
 
 /// The whole daemon behind its front doors. Cheap to clone.

@@ -10,7 +10,7 @@ use crate::engine::node::OrderStatus;
 use crate::engine::read::clients::ListedClients;
 use crate::engine::shared::blocking;
 use crate::engine::types::Readiness;
-use crate::engine::upkeep::peer_snapshot::PeerSnapshot;
+use crate::engine::upkeep::passing::PassingBackup;
 use crate::engine::upkeep::task::{Done, Task};
 use crate::model::id::ClientCode;
 use crate::model::seq::Millis;
@@ -217,26 +217,26 @@ impl Engine {
         self.0.upkeep.task(Task::Snapshot).await
     }
 
-    /// Writes a backup into a folder that does not exist yet, or is empty.
+    /// Writes a backup into a folder that does not exist yet, or is empty; or to a new place in storage, which an `s3://` URL names.
     pub async fn backup(&self, who: &Who, folder: PathBuf) -> Result<Done, EngineError> {
         self.0.upkeep.task_in_turn(who, Task::Backup(folder)).await
     }
 
     /// Writes a backup for another node, into a folder that goes with what this gives.
-    pub async fn peer_snapshot(&self, who: &Who) -> Result<Arc<PeerSnapshot>, EngineError> {
+    pub async fn peer_snapshot(&self, who: &Who) -> Result<Arc<PassingBackup>, EngineError> {
         let data = self.data_folder().to_owned();
-        let snapshot = blocking(move || PeerSnapshot::begin(&data).or_internal()).await?;
+        let snapshot = blocking(move || PassingBackup::begin(&data).or_internal()).await?;
         self.backup(who, snapshot.folder().to_owned()).await?;
         Ok(Arc::new(snapshot))
     }
 
     /// Keeps such a backup for a while: its rest may be asked for. Needs the runtime.
-    pub fn keep_peer_snapshot(&self, snapshot: &Arc<PeerSnapshot>) {
+    pub fn keep_peer_snapshot(&self, snapshot: &Arc<PassingBackup>) {
         self.0.upkeep.sent_last.keep(snapshot);
     }
 
     /// The backup of this name that was sent, if it is kept.
-    pub fn sent_snapshot(&self, name: &str) -> Option<Arc<PeerSnapshot>> {
+    pub fn sent_snapshot(&self, name: &str) -> Option<Arc<PassingBackup>> {
         self.0.upkeep.sent_last.take(name)
     }
 

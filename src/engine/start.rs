@@ -23,7 +23,7 @@ use crate::engine::shared::{Shared, blocking};
 use crate::engine::signals::Signals;
 use crate::engine::upkeep::erasures::ErasureList;
 use crate::engine::upkeep::hold::{Hold, since_last_write};
-use crate::engine::upkeep::peer_snapshot::PeerSnapshot;
+use crate::engine::upkeep::passing::PassingBackup;
 use crate::engine::upkeep::state::Upkeep;
 use crate::engine::upkeep::tasks::Housekeeping;
 use crate::engine::upkeep::{checkpoint, sweep};
@@ -93,7 +93,7 @@ impl BroughtUp {
             // The stamp comes first, so that everybody takes the folder for a data folder from now on.
             folder::stamp(data)?;
         }
-        PeerSnapshot::remove_all(data);
+        PassingBackup::remove_all(data);
         let disk_space = DiskSpace::new(data, config.upkeep.disk_reserve_bytes);
         let Opened { store, mut stores, generation, made, snapshots, recovered } =
             rebuild::open(&config, &disk_space, opening)?;

@@ -73,7 +73,9 @@ impl Running {
     /// The backups that the daemon makes by itself, if the settings ask for them.
     fn backups(&self) -> Option<BackupVitals> {
         let config = self.shared.config();
-        config.backups.folder.as_ref()?;
+        if config.backups.folder.is_none() && config.backups.url.is_none() {
+            return None;
+        }
         let known = self.upkeep.backups.known();
         Some(BackupVitals { every: config.backups.every, last: known.last, failure: known.failure })
     }

@@ -6,6 +6,7 @@
 //! sdk.rs sdk/             Adobe's SDKs for Node.js and Python, unchanged
 //! packaging.rs            the dashboard, the alerts, the unit, the image, the Debian package, the workflows
 //! kubernetes.rs           the manifests for Kubernetes
+//! s3.rs                   backups in S3-compatible storage, with the feature `s3`
 //! docs.rs                 README, the book and the examples, run as written
 //! ```
 //!
@@ -22,6 +23,8 @@ mod docs;
 mod generated;
 mod kubernetes;
 mod packaging;
+#[cfg(feature = "s3")]
+mod s3;
 mod sdk;
 #[path = "../support/mod.rs"]
 mod support;

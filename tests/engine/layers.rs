@@ -8,7 +8,7 @@ use std::path::Path;
 
 /// The layers, lowest first: each may use those before it. A new module at the top of `src` gets its place here and in
 /// the design.
-const LAYERS: [&str; 20] = [
+const LAYERS: [&str; 21] = [
     "model",
     "layout",
     "sync",
@@ -21,6 +21,7 @@ const LAYERS: [&str; 20] = [
     "telemetry",
     "order",
     "kafka",
+    "bucket",
     "journal",
     "store",
     "batch",

@@ -3,10 +3,12 @@
 //! ```text
 //! check.rs    checks a data folder or a backup, and changes nothing in it
 //! restore.rs  restores a backup
+//! fetched.rs  a backup that was fetched from storage
 //! scratch.rs  shows a folder and takes what is written to it, for checks
 //! ```
 
 pub mod check;
+pub mod fetched;
 pub mod restore;
 mod scratch;
 

@@ -34,6 +34,9 @@ pub(in crate::engine) struct Source<'s> {
     pub(in crate::engine) summary: &'s Summary,
     /// The mark of the data folder, if the daemon makes the backup by itself.
     pub(in crate::engine) scheduled: Option<&'s str>,
+    /// Whether the folder is one in the data folder, from which the backup is sent elsewhere by this thread. Then large files that
+    /// nothing but this thread's tasks writes again are not copied: they get a second name.
+    pub(in crate::engine) passing: bool,
 }
 
 /// Writes a backup. Gives its seq, and how many damaged uploads were copied as they are.
@@ -42,7 +45,7 @@ pub(in crate::engine) fn write(
     source: &Source<'_>,
     folder: &Path,
 ) -> Result<(u64, u64), EngineError> {
-    let Source { mark, snapshot, summary, scheduled } = *source;
+    let Source { mark, snapshot, summary, scheduled, .. } = *source;
     if !folder.is_absolute() {
         return Err(EngineError::Refused(format!("{} is not an absolute path", folder.display())));
     }
@@ -50,7 +53,7 @@ pub(in crate::engine) fn write(
         return Err(EngineError::Refused(format!("{} is not empty: name a new folder", folder.display())));
     }
     let (files, damaged) =
-        copy_all(upkeep, mark, snapshot, folder).map_err(|(path, error)| not_written(&path, error))?;
+        copy_all(upkeep, source, folder).map_err(|(path, error)| not_written(&path, error))?;
     let name = snapshot.file_name().unwrap_or_default();
     let digest = digest::of_files(&folder.join(layout::SNAPSHOTS).join(name), &folder.join(layout::JOURNAL))
         .map_err(|error| EngineError::Refused(format!("the backup cannot be read again: {error}")))?;
@@ -72,18 +75,19 @@ pub(in crate::engine) fn write(
 
 fn copy_all(
     upkeep: &Upkeep,
-    mark: &Checkpoint,
-    snapshot: &Path,
+    source: &Source<'_>,
     backup: &Path,
 ) -> Result<(Vec<FileEntry>, u64), (PathBuf, io::Error)> {
+    let Source { mark, snapshot, passing, .. } = *source;
     let (mut files, mut damaged) = (vec![], 0);
     // The disk of the data folder may be the backup's, too, and must not be filled by it.
     let go_on = || upkeep.go_on().map_err(io::Error::other);
     let mut copy = |from: &Path, below: &str, extent: Extent| {
         let name = from.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let to = backup.join(below).join(&name);
-        let (bytes, crc32c) =
-            copy_file(from, &to, extent, &go_on).map_err(|error| (from.to_owned(), error))?;
+        let linked = passing && matches!(extent, Extent::Settled) && fs::hard_link(from, &to).is_ok();
+        let copied = if linked { sum_file(&to, &go_on) } else { copy_file(from, &to, extent, &go_on) };
+        let (bytes, crc32c) = copied.map_err(|error| (from.to_owned(), error))?;
         files.push(FileEntry { path: format!("{below}/{name}"), bytes, crc32c });
         Ok(FileSum { bytes, crc32c: Some(crc32c) })
     };
@@ -92,7 +96,7 @@ fn copy_all(
         let path = backup.join(below);
         fs::create_dir_all(&path).map_err(|error| (path, error))?;
     }
-    copy(snapshot, layout::SNAPSHOTS, Extent::Whole)?;
+    copy(snapshot, layout::SNAPSHOTS, Extent::Settled)?;
     let unreadable = |error: crate::journal::snapshot::SnapshotError| {
         (snapshot.to_owned(), io::Error::other(error.to_string()))
     };
@@ -101,14 +105,14 @@ fn copy_all(
     for segment in first..=end.0 {
         let path = upkeep.shared.data_folder.join(layout::JOURNAL).join(format!("{segment:016x}.log"));
         // The bytes behind the mark do not belong to this backup, and may be half written.
-        let extent = if segment == end.0 { Extent::ZerosFrom(end.1) } else { Extent::Whole };
+        let extent = if segment == end.0 { Extent::ZerosFrom(end.1) } else { Extent::Settled };
         copy(&path, layout::JOURNAL, extent)?;
     }
     // Gives the damage, if it is damaged.
     let mut copy_upload = |accepted: &Accepted| {
         let (spool, path) = (&upkeep.shared.spool, upkeep.shared.spool.rows_path(accepted.spool));
         let expected = spool.sum(accepted.spool, &accepted.sum()).map_err(UploadError::of(&path));
-        let copied = match copy(&path, "spool", Extent::Whole) {
+        let copied = match copy(&path, "spool", Extent::Settled) {
             Ok(copied) => Ok(copied),
             Err((path, error)) if error.kind() == io::ErrorKind::NotFound => {
                 Err(UploadError::of(&path)(error))
@@ -192,6 +196,8 @@ fn not_written(path: &Path, error: io::Error) -> EngineError {
 pub(in crate::engine) enum Extent {
     /// All of it.
     Whole,
+    /// All of it, and only maintenance tasks write to it again.
+    Settled,
     /// It keeps its length, with zeros from here on.
     ZerosFrom(u64),
     /// It ends here.
@@ -211,7 +217,7 @@ pub(in crate::engine) fn copy_file(
     let metadata = source.metadata()?;
     target.set_permissions(metadata.permissions())?;
     let (copied, length) = match extent {
-        Extent::Whole => (metadata.len(), metadata.len()),
+        Extent::Whole | Extent::Settled => (metadata.len(), metadata.len()),
         Extent::ZerosFrom(from) => (from.min(metadata.len()), metadata.len()),
         Extent::UpTo(end) => (end, end),
     };
@@ -238,6 +244,21 @@ pub(in crate::engine) fn copy_file(
     }
     target.sync_all()?;
     Ok((length, sum))
+}
+
+/// The length and checksum of a file. Asks before each piece whether to go on.
+fn sum_file(path: &Path, go_on: &dyn Fn() -> io::Result<()>) -> io::Result<(u64, u32)> {
+    let (mut file, mut piece) = (File::open(path)?, vec![0; 1 << 20]);
+    let (mut bytes, mut sum) = (0, 0);
+    loop {
+        go_on()?;
+        let read = file.read(&mut piece)?;
+        if read == 0 {
+            return Ok((bytes, sum));
+        }
+        sum = crc32c::crc32c_append(sum, piece.get(..read).unwrap_or_default());
+        bytes += read as u64;
+    }
 }
 
 #[cfg(test)]

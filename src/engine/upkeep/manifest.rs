@@ -3,6 +3,7 @@
 //! Promises: the manifest is written last, so a folder with one holds a whole backup. It names no file outside its folder.
 
 use crate::batch::checksum::FileSum;
+use crate::bucket::BucketError;
 use crate::layout;
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -44,10 +45,16 @@ pub(in crate::engine) struct FileEntry {
 impl Manifest {
     /// Reads the manifest of a backup.
     pub(in crate::engine) fn read(backup: &Path) -> Result<Self, ManifestError> {
+        let text = fs::read(backup.join(layout::MANIFEST))
+            .map_err(|error| ManifestError::no_backup(backup, &error))?;
+        Self::parse(&text, backup)
+    }
+
+    /// Reads the text of a manifest. `backup` is named in errors.
+    pub(in crate::engine) fn parse(text: &[u8], backup: &Path) -> Result<Self, ManifestError> {
         let no_backup = |why: String| ManifestError::NoBackup { folder: backup.to_owned(), why };
-        let fault = |error: &dyn std::fmt::Display| no_backup(format!("{}: {error}", layout::MANIFEST));
-        let text = fs::read(backup.join(layout::MANIFEST)).map_err(|error| fault(&error))?;
-        let manifest: Self = serde_json::from_slice(&text).map_err(|error| fault(&error))?;
+        let manifest: Self =
+            serde_json::from_slice(text).map_err(|error| ManifestError::no_backup(backup, &error))?;
         if !(VERSION_BEFORE..=VERSION).contains(&manifest.version) {
             let why = format!("it has version {}; this program reads up to {VERSION}", manifest.version);
             return Err(no_backup(why));
@@ -59,6 +66,11 @@ impl Manifest {
             }
             None => Ok(manifest),
         }
+    }
+
+    /// How many bytes its files have.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|entry| entry.bytes).sum()
     }
 
     /// An error unless each file of the backup is as it was written.
@@ -105,6 +117,15 @@ pub enum ManifestError {
         /// What is wrong.
         why: String,
     },
+    /// One of its files is not there.
+    #[error("{} is not there, so the backup is not whole", file.display())]
+    Missing {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The storage in which it lies refused something.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
     /// A file could not be read.
     #[error("{}: {error}", path.display())]
     Io {
@@ -116,7 +137,12 @@ pub enum ManifestError {
 }
 
 impl ManifestError {
-    fn io(path: &Path) -> impl Fn(io::Error) -> Self + use<> {
+    /// That a folder has no manifest, or none that can be read.
+    pub(in crate::engine) fn no_backup(folder: &Path, error: &dyn std::fmt::Display) -> Self {
+        Self::NoBackup { folder: folder.to_owned(), why: format!("{}: {error}", layout::MANIFEST) }
+    }
+
+    pub(in crate::engine) fn io(path: &Path) -> impl Fn(io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |error| Self::Io { path: path.clone(), error }
     }

@@ -1,39 +1,35 @@
 //! The backups that the daemon makes by itself: which there are, when the next is due, which of them go.
 //!
-//! ```text
-//! FOLDER/profiled-2026-11-27T20-50-38Z                   a whole backup
-//!       /profiled-2026-11-27T20-50-38Z.MARK.partial      one that is being written or removed, or that a crash left so
-//!       /profiled-NODE-2026-11-27T20-50-38Z              that of a node of several: they may share a folder
-//! ```
+//! Their names are `profiled-2026-11-27T20-50-38Z`, and `profiled-NODE-2026-11-27T20-50-38Z` for a node of several: they may share a
+//! place. `shelf.rs` says where they lie.
 //!
 //! Promises:
-//! - When a backup is due follows from what is in the folder, so a restart does not begin anew.
-//! - Only what this data folder's daemon made is removed: a folder whose name has this form, and whose manifest or name bears the mark
-//!   of the data folder. The backup that was just made stays in any case.
-//! - A folder with the name of a whole backup holds one. It gets that name when it is written, and loses it before it is removed.
+//! - When a backup is due follows from what is at the place, so a restart does not begin anew.
+//! - Only what this data folder's daemon made is removed: what has a name of this form, and whose manifest or mark of what is unfinished
+//!   bears the mark of the data folder. The backup that was just made stays in any case.
 
+use crate::bucket::{GoOn, Storage};
 use crate::config::{Config, NodeName};
-use crate::durable::sync_folder;
-use crate::engine::upkeep::manifest::{Manifest, ManifestError};
+use crate::engine::error::EngineError;
+use crate::engine::upkeep::manifest::ManifestError;
+use crate::engine::upkeep::shelf::{PREFIX, Place, Shelf};
+use crate::engine::upkeep::shelves;
 use crate::layout;
 use crate::model::seq::Millis;
 use crate::sync::{Mutex, lock};
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-/// What the names of the backups begin with.
-const PREFIX: &str = "profiled-";
 /// The form of the time in their names.
 const TIME: &str = "0000-00-00T00-00-00Z";
-/// How much of the mark stands in the name of a backup that is not whole.
+/// How much of the mark tells whose a backup is that is not whole.
 const MARK_IN_NAME: usize = 8;
 
 /// Where and how often a data folder is backed up, as the settings say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::engine) struct Schedule {
-    folder: PathBuf,
+    place: Place,
     /// How the names of this daemon's backups begin.
     prefix: String,
     /// The mark of the data folder.
@@ -42,26 +38,43 @@ pub(in crate::engine) struct Schedule {
     kept: usize,
 }
 
-/// A backup in the folder, and when it was made.
+/// A backup at the place, and when it was made.
 #[derive(Debug)]
 struct Made {
     at: Millis,
-    path: PathBuf,
+    name: String,
 }
 
 impl Schedule {
-    /// That of these settings; none if they name no folder.
+    /// That of these settings; none if they name no place.
     pub(in crate::engine) fn of(config: &Config, mark: String) -> Option<Self> {
         let settings = &config.backups;
-        let folder = std::path::absolute(settings.folder.as_ref()?).ok()?;
+        let place = match (&settings.folder, &settings.url) {
+            (Some(folder), _) => Place::Folder(std::path::absolute(folder).ok()?),
+            (None, Some(url)) => Place::Bucket(url.clone(), Storage::of(settings)),
+            (None, None) => return None,
+        };
         let node = config.cluster.node.as_ref().map(NodeName::as_str);
         let prefix = node.map_or(PREFIX.to_owned(), |node| format!("{PREFIX}{node}-"));
-        Some(Self { folder, prefix, mark, every: settings.every, kept: settings.kept })
+        Some(Self { place, prefix, mark, every: settings.every, kept: settings.kept })
     }
 
-    /// The folder of the backups.
-    pub(in crate::engine) fn folder(&self) -> &Path {
-        &self.folder
+    /// Opens the place of the backups.
+    pub(in crate::engine) fn open(&self, data: &Path, go_on: GoOn) -> io::Result<Box<dyn Shelf>> {
+        shelves::open(&self.place, suffix(&self.mark), data, go_on)
+    }
+
+    /// An error at the place, with the setting that names it; but the reason why something was broken off is left as it is.
+    pub(in crate::engine) fn told(&self, error: io::Error) -> EngineError {
+        let error = match error.downcast::<EngineError>() {
+            Ok(broken_off) => return broken_off,
+            Err(error) => error,
+        };
+        EngineError::Refused(match &self.place {
+            Place::Folder(folder) => format!("backup_folder {}: {error}", folder.display()),
+            // The error names the place.
+            Place::Bucket(..) => format!("backup_url {error}"),
+        })
     }
 
     /// The mark of the data folder, for the manifest.
@@ -71,24 +84,21 @@ impl Schedule {
 
     /// When the last backup was made; none if there is none. One from the future was made while the clock was wrong, and says
     /// nothing.
-    pub(in crate::engine) fn last(&self, now: Millis) -> io::Result<Option<Millis>> {
-        Ok(self.made(now)?.first().map(|made| made.at).filter(|at| *at <= now))
+    pub(in crate::engine) fn last(&self, shelf: &dyn Shelf, now: Millis) -> io::Result<Option<Millis>> {
+        Ok(self.made(shelf, now)?.first().map(|made| made.at).filter(|at| *at <= now))
     }
 
     /// The backups of this data folder, the newest first; those from the future last. A whole backup of somebody else is left out,
     /// and so is what is none.
-    fn made(&self, now: Millis) -> io::Result<Vec<Made>> {
+    fn made(&self, shelf: &dyn Shelf, now: Millis) -> io::Result<Vec<Made>> {
         let mut made = vec![];
-        for entry in fs::read_dir(&self.folder)? {
-            let entry = entry?;
-            if !entry.file_name().to_str().is_some_and(|name| self.is_name(name)) {
-                continue;
-            }
-            match Manifest::read(&entry.path()) {
+        for name in shelf.names()?.into_iter().filter(|name| self.is_name(name)) {
+            match shelf.manifest(&name) {
                 Ok(manifest) if manifest.scheduled.as_ref() == Some(&self.mark) => {
-                    made.push(Made { at: Millis(manifest.made_at_ms), path: entry.path() });
+                    made.push(Made { at: Millis(manifest.made_at_ms), name });
                 }
                 Ok(_) | Err(ManifestError::NoBackup { .. }) => {}
+                Err(ManifestError::Bucket(error)) => return Err(error.into_io()),
                 Err(error) => return Err(io::Error::other(error)),
             }
         }
@@ -102,51 +112,29 @@ impl Schedule {
         last.is_none_or(|last| last.plus(every) <= now)
     }
 
-    /// Where a backup is written that is made now.
-    pub(in crate::engine) fn partial(&self, now: Millis) -> PathBuf {
+    /// The name of a backup that is made now.
+    pub(in crate::engine) fn name(&self, now: Millis) -> String {
         let time: String = now.iso_8601().chars().take(TIME.len() - 1).collect();
-        self.folder.join(format!("{}{}Z{}", self.prefix, time.replace(':', "-"), self.suffix()))
-    }
-
-    /// What the name of a backup ends with that is not whole.
-    fn suffix(&self) -> String {
-        format!(".{}{}", self.mark.get(..MARK_IN_NAME).unwrap_or(&self.mark), layout::PARTIAL)
-    }
-
-    /// Gives a backup that is written its name. Durable when it returns.
-    pub(in crate::engine) fn finish(&self, partial: &Path) -> io::Result<PathBuf> {
-        let name = partial.file_name().and_then(|name| name.to_str()?.strip_suffix(&self.suffix()));
-        let whole = self.folder.join(name.ok_or(io::ErrorKind::InvalidInput)?);
-        fs::rename(partial, &whole)?;
-        sync_folder(&self.folder)?;
-        Ok(whole)
+        format!("{}{}Z", self.prefix, time.replace(':', "-"))
     }
 
     /// Removes what a crash left half written or half removed.
-    pub(in crate::engine) fn clear(&self) -> io::Result<()> {
-        let suffix = self.suffix();
-        for entry in fs::read_dir(&self.folder)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let name = name.to_str().and_then(|name| name.strip_suffix(&suffix));
-            if name.is_some_and(|name| self.is_name(name)) {
-                fs::remove_dir_all(entry.path())?;
-            }
-        }
-        Ok(())
+    pub(in crate::engine) fn clear(&self, shelf: &mut dyn Shelf) -> io::Result<()> {
+        shelf.clear(&|name| self.is_name(name))
     }
 
     /// Removes the oldest backups beyond those that are kept, but not the one that was just made. Gives how many were removed.
-    pub(in crate::engine) fn remove_old(&self, now: Millis, new: Option<&Path>) -> io::Result<usize> {
+    pub(in crate::engine) fn remove_old(
+        &self,
+        shelf: &mut dyn Shelf,
+        now: Millis,
+        new: Option<&str>,
+    ) -> io::Result<usize> {
         let kept = self.kept - usize::from(new.is_some()).min(self.kept);
-        let old: Vec<Made> = self.made(now)?.into_iter().filter(|made| Some(&*made.path) != new).collect();
-        let needless = old.get(kept..).unwrap_or_default();
-        for made in needless {
-            let mut name = made.path.clone().into_os_string();
-            name.push(self.suffix());
-            let partial = PathBuf::from(name);
-            fs::rename(&made.path, &partial)?;
-            fs::remove_dir_all(&partial)?;
+        let old = self.made(shelf, now)?.into_iter().filter(|made| Some(&*made.name) != new);
+        let needless: Vec<Made> = old.skip(kept).collect();
+        for made in &needless {
+            shelf.remove(&made.name)?;
         }
         Ok(needless.len())
     }
@@ -157,6 +145,11 @@ impl Schedule {
             |(found, form): (u8, u8)| if form == b'0' { found.is_ascii_digit() } else { found == form };
         time.is_some_and(|time| time.bytes().zip(TIME.bytes()).all(same))
     }
+}
+
+/// What the name of a backup of this data folder ends with, or what lies in it, while it is not whole.
+pub(in crate::engine) fn suffix(mark: &str) -> String {
+    format!(".{}{}", mark.get(..MARK_IN_NAME).unwrap_or(mark), layout::PARTIAL)
 }
 
 /// How the backups are, for whoever watches.
@@ -198,7 +191,8 @@ impl BackupStatus {
 mod tests {
     use super::*;
     use crate::config::ServeOptions;
-    use crate::engine::upkeep::manifest::VERSION;
+    use crate::engine::upkeep::manifest::{Manifest, VERSION};
+    use std::fs;
     use tempfile::TempDir;
 
     const HOUR: u64 = 3_600_000;
@@ -219,8 +213,12 @@ mod tests {
     }
 
     /// A folder with the manifest of a backup that was made then, of the data folder with this mark.
-    fn make(path: &Path, at: Millis, mark: Option<&str>) -> PathBuf {
+    fn make(path: &Path, at: Millis, mark: Option<&str>) {
         fs::create_dir(path).unwrap();
+        write_manifest(path, at, mark);
+    }
+
+    fn write_manifest(path: &Path, at: Millis, mark: Option<&str>) {
         let manifest = Manifest {
             version: VERSION,
             made_at_ms: at.0,
@@ -231,12 +229,18 @@ mod tests {
             files: vec![],
         };
         fs::write(path.join(layout::MANIFEST), serde_json::to_vec(&manifest).unwrap()).unwrap();
-        path.to_owned()
     }
 
-    fn made_at(schedule: &Schedule, at: Millis) -> PathBuf {
-        let partial = make(&schedule.partial(at), at, Some("mine"));
-        schedule.finish(&partial).unwrap()
+    fn shelf(schedule: &Schedule) -> Box<dyn Shelf> {
+        schedule.open(Path::new(""), Box::new(|| Ok(()))).unwrap()
+    }
+
+    fn made_at(schedule: &Schedule, at: Millis) -> String {
+        let (name, mut shelf) = (schedule.name(at), shelf(schedule));
+        let partial = shelf.begin(&name).unwrap();
+        write_manifest(&partial, at, Some("mine"));
+        shelf.finish(&name).unwrap();
+        name
     }
 
     fn names(folder: &Path) -> Vec<String> {
@@ -249,12 +253,12 @@ mod tests {
     #[test]
     fn the_next_backup_is_due_by_what_is_in_the_folder() {
         let (_temporary, schedule) = schedule("7", None);
-        let is_due = |now| schedule.is_due(schedule.last(now).unwrap(), now);
+        let is_due = |now| schedule.is_due(schedule.last(&*shelf(&schedule), now).unwrap(), now);
         assert!(is_due(Millis(0)), "there is none");
         made_at(&schedule, Millis(5 * HOUR));
         assert!(is_due(Millis(4 * HOUR)), "one from the future says nothing");
         made_at(&schedule, Millis(3 * HOUR));
-        assert_eq!(schedule.last(Millis(5 * HOUR)).unwrap(), Some(Millis(5 * HOUR)));
+        assert_eq!(schedule.last(&*shelf(&schedule), Millis(5 * HOUR)).unwrap(), Some(Millis(5 * HOUR)));
         assert!(!is_due(Millis(29 * HOUR - 1)));
         assert!(is_due(Millis(29 * HOUR)));
     }
@@ -273,10 +277,10 @@ mod tests {
         fs::create_dir(folder.join("profiled-1970-01-01T04-00-00Z.mine.partial")).unwrap();
         fs::create_dir(folder.join("profiled-1970-01-01T04-00-00Z.yours.partial")).unwrap();
         fs::create_dir(folder.join("another.partial")).unwrap();
-        schedule.clear().unwrap();
+        schedule.clear(&mut *shelf(&schedule)).unwrap();
         let now = Millis(9 * HOUR);
-        assert_eq!(schedule.remove_old(now, Some(&new)).unwrap(), 2);
-        assert_eq!(schedule.remove_old(now, None).unwrap(), 0);
+        assert_eq!(schedule.remove_old(&mut *shelf(&schedule), now, Some(&new)).unwrap(), 2);
+        assert_eq!(schedule.remove_old(&mut *shelf(&schedule), now, None).unwrap(), 0);
         let left = [
             "another.partial",
             "profiled-1970-01-01T01-00-00Z",
@@ -297,7 +301,10 @@ mod tests {
             let (temporary, schedule) = schedule("1", None);
             made_at(&schedule, Millis(9 * HOUR));
             let new = made_at(&schedule, Millis(HOUR));
-            assert_eq!(schedule.remove_old(Millis(now), just_made.then_some(new.as_path())).unwrap(), 1);
+            assert_eq!(
+                schedule.remove_old(&mut *shelf(&schedule), Millis(now), just_made.then_some(&*new)).unwrap(),
+                1
+            );
             assert_eq!(names(temporary.path()), ["profiled-1970-01-01T01-00-00Z"]);
         }
     }
@@ -308,8 +315,8 @@ mod tests {
         make(&temporary.path().join("profiled-a-1970-01-01T09-00-00Z"), Millis(9 * HOUR), Some("mine"));
         make(&temporary.path().join("profiled-1970-01-01T09-00-00Z"), Millis(9 * HOUR), Some("mine"));
         let own = made_at(&schedule, Millis(HOUR));
-        assert_eq!(own.file_name().unwrap(), "profiled-b-1-1970-01-01T01-00-00Z");
-        assert_eq!(schedule.last(Millis(9 * HOUR)).unwrap(), Some(Millis(HOUR)));
-        assert_eq!(schedule.remove_old(Millis(9 * HOUR), None).unwrap(), 0);
+        assert_eq!(own, "profiled-b-1-1970-01-01T01-00-00Z");
+        assert_eq!(schedule.last(&*shelf(&schedule), Millis(9 * HOUR)).unwrap(), Some(Millis(HOUR)));
+        assert_eq!(schedule.remove_old(&mut *shelf(&schedule), Millis(9 * HOUR), None).unwrap(), 0);
     }
 }

@@ -14,7 +14,7 @@ use crate::engine::shared::{Asked, Shared, blocking};
 use crate::engine::types::Written;
 use crate::engine::upkeep::erasures::ErasureList;
 use crate::engine::upkeep::hold::Hold;
-use crate::engine::upkeep::peer_snapshot::SentLast;
+use crate::engine::upkeep::passing::SentLast;
 use crate::engine::upkeep::rebuild_status::RebuildStatus;
 use crate::engine::upkeep::scheduled::BackupStatus;
 use crate::engine::upkeep::task::{Done, Task};

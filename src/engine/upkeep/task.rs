@@ -9,7 +9,7 @@ pub(in crate::engine) enum Task {
     Snapshot,
     /// Fill a fresh store, and let go of the bytes of erased visitors.
     Compact,
-    /// Write a backup into this folder.
+    /// Write a backup into this folder, or at this `s3://` URL.
     Backup(PathBuf),
 }
 

@@ -16,6 +16,7 @@
 //! - No file is removed that a restart could need, or a rebuild of the store from the older of two verified snapshots.
 //! - A crash at any moment leaves either the old state or the new.
 
+use crate::bucket::{GoOn, Storage};
 use crate::config::Config;
 use crate::durable;
 use crate::engine::commit::Request;
@@ -31,7 +32,9 @@ use crate::engine::shared::{Asked, thread_point};
 use crate::engine::upkeep::backup;
 use crate::engine::upkeep::erase::Erased;
 use crate::engine::upkeep::rebuild_beside;
-use crate::engine::upkeep::scheduled::Schedule;
+use crate::engine::upkeep::scheduled::{self, Schedule};
+use crate::engine::upkeep::shelf::{Place, Shelf};
+use crate::engine::upkeep::shelves;
 use crate::engine::upkeep::state::Upkeep;
 use crate::engine::upkeep::steps::{Desk, InHand, PAGE_VALUES, Taken, batches_needless, journal_needed, run};
 use crate::engine::upkeep::task::{Done, Task};
@@ -218,15 +221,62 @@ impl Housekeeping {
                 Ok(Done { values: summary.count, live_bytes: self.live_bytes, ..Done::default() })
             }
             Task::Compact => self.compact(),
-            Task::Backup(folder) => self.backup(folder, None),
+            Task::Backup(to) => self.backup_to(to),
         }
     }
 
-    /// Writes a backup.
-    fn backup(&mut self, folder: &Path, scheduled: Option<&str>) -> Result<Done, EngineError> {
+    /// Writes a backup that was asked for.
+    fn backup_to(&mut self, to: &Path) -> Result<Done, EngineError> {
+        let storage = Storage::of(&self.upkeep.shared.config().backups);
+        let (url, storage) = match Place::named(to, storage).map_err(EngineError::Refused)? {
+            Place::Folder(folder) => return self.backup(&folder, None, false),
+            Place::Bucket(url, storage) => (url, storage),
+        };
+        let Some((above, name)) = url.split() else {
+            return Err(EngineError::Refused(format!("{url} is a whole bucket: name a place in it")));
+        };
+        let suffix = scheduled::suffix(&self.upkeep.erasures.mark());
+        let place = Place::Bucket(above, storage);
+        let data = &self.upkeep.shared.data_folder;
+        let mut shelf = shelves::open(&place, suffix, data, self.while_going_on()).map_err(refused)?;
+        if shelf.holds(name).map_err(refused)? {
+            return Err(EngineError::Refused(format!("{url} is not empty: name a new place")));
+        }
+        let written = self.backup_onto(&mut *shelf, name, None, refused);
+        if written.is_err() {
+            // What stays is marked as unfinished.
+            shelf.remove(name).unwrap_or_default();
+        }
+        written.map(|(done, _)| done)
+    }
+
+    /// Writes a backup where it lies with others. Gives where that is.
+    fn backup_onto(
+        &mut self,
+        shelf: &mut dyn Shelf,
+        name: &str,
+        scheduled: Option<&str>,
+        told: impl Fn(io::Error) -> EngineError,
+    ) -> Result<(Done, String), EngineError> {
+        // First, for a snapshot of a large store takes long, and a place that cannot be written would make it needless.
+        let folder = shelf.begin(name).map_err(&told)?;
+        let done = self.backup(&folder, scheduled, shelf.is_elsewhere())?;
+        let place = shelf.finish(name).map_err(told)?;
+        Ok((done, place))
+    }
+
+    /// Asks whether long work goes on, for whoever does it.
+    fn while_going_on(&self) -> GoOn {
+        let upkeep = Arc::clone(&self.upkeep);
+        Box::new(move || upkeep.go_on().map_err(io::Error::other))
+    }
+
+    /// Writes a backup into a folder.
+    fn backup(&mut self, folder: &Path, scheduled: Option<&str>, passing: bool) -> Result<Done, EngineError> {
         let (snapshot, summary) = self.snapshot()?;
         let mark = self.upkeep.mark()?;
-        let source = backup::Source { mark: &mark, snapshot: &snapshot, summary: &summary, scheduled };
+        let source =
+            backup::Source { mark: &mark, snapshot: &snapshot, summary: &summary, scheduled, passing };
         let (seq, damaged_uploads) = backup::write(&self.upkeep, &source, folder)?;
         let (values, live_bytes) = (summary.count, self.live_bytes);
         Ok(Done { values, live_bytes, seq, damaged_uploads, ..Done::default() })
@@ -244,19 +294,18 @@ impl Housekeeping {
 
     fn backup_as_scheduled(&mut self, schedule: &Schedule) -> Result<(), EngineError> {
         let upkeep = Arc::clone(&self.upkeep);
-        let told = |error: io::Error| {
-            EngineError::Refused(format!("backup_folder {}: {error}", schedule.folder().display()))
-        };
-        let last = schedule.last(upkeep.shared.now()).map_err(told)?;
+        let told = |error| schedule.told(error);
+        let mut shelf = schedule.open(&upkeep.shared.data_folder, self.while_going_on()).map_err(told)?;
+        let last = schedule.last(&*shelf, upkeep.shared.now()).map_err(told)?;
         upkeep.backups.note_last(last);
         let mut new = None;
         if schedule.is_due(last, upkeep.shared.now()) {
-            let whole = self.next_backup(schedule, told)?;
+            let (name, path) = self.next_backup(schedule, &mut *shelf)?;
             upkeep.backups.note_last(Some(upkeep.shared.now()));
-            tracing::info!(path = %whole.display(), "a scheduled backup was made");
-            new = Some(whole);
+            tracing::info!(path, "a scheduled backup was made");
+            new = Some(name);
         }
-        let removed = schedule.remove_old(upkeep.shared.now(), new.as_deref()).map_err(told)?;
+        let removed = schedule.remove_old(&mut *shelf, upkeep.shared.now(), new.as_deref()).map_err(told)?;
         if removed > 0 {
             tracing::info!(removed, "the oldest scheduled backups were removed");
         }
@@ -264,23 +313,21 @@ impl Housekeeping {
         Ok(())
     }
 
-    /// Writes the next scheduled backup under a name of its own until it is whole.
+    /// Writes the next scheduled backup. It looks like one once it is whole. Gives its name, and where it is.
     fn next_backup(
         &mut self,
         schedule: &Schedule,
-        told: impl Fn(io::Error) -> EngineError + Copy,
-    ) -> Result<PathBuf, EngineError> {
-        schedule.clear().map_err(told)?;
-        let partial = schedule.partial(self.upkeep.shared.now());
-        // First, for a snapshot of a large store takes long, and a folder that cannot be written would make it needless.
-        durable::private_folder(&partial).map_err(told)?;
-        let written = self.backup(&partial, Some(schedule.mark()));
-        let whole = written.and_then(|_| schedule.finish(&partial).map_err(told));
-        if whole.is_err() {
+        shelf: &mut dyn Shelf,
+    ) -> Result<(String, String), EngineError> {
+        let told = |error| schedule.told(error);
+        schedule.clear(shelf).map_err(told)?;
+        let name = schedule.name(self.upkeep.shared.now());
+        let written = self.backup_onto(shelf, &name, Some(schedule.mark()), told);
+        if written.is_err() {
             // What stays here is removed by the next attempt.
-            schedule.clear().unwrap_or_default();
+            schedule.clear(shelf).unwrap_or_default();
         }
-        whole
+        written.map(|(_, path)| (name, path))
     }
 
     /// The schedule of backups, if it is time to look after them: one is due, or nobody has looked for a while. Somebody may have
@@ -646,6 +693,11 @@ impl Housekeeping {
 
 fn failed(why: impl std::fmt::Display) -> EngineError {
     EngineError::internal(why)
+}
+
+/// An error at a place that a caller named; but the reason why something was broken off is left as it is.
+fn refused(error: io::Error) -> EngineError {
+    error.downcast::<EngineError>().unwrap_or_else(|error| EngineError::Refused(error.to_string()))
 }
 
 fn remove_folder(path: &Path) {

@@ -13,7 +13,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::cluster::{ClusterStatus, NodeStatus, SNAPSHOT_NAME};
-use crate::engine::{EngineError, PeerSnapshot};
+use crate::engine::{EngineError, PassingBackup};
 use crate::http::auth::Access;
 use crate::http::endpoint::{Api, Call, CallLimits, Endpoint, Methods, Reply, Whose};
 use crate::http::error::HttpError;
@@ -197,7 +197,7 @@ fn not_kept() -> HttpError {
 }
 
 /// Sends the archive from this byte on, as far as the other node takes it.
-fn send(snapshot: &PeerSnapshot, from: u64, out: &mut Sender) -> Result<(), EngineError> {
+fn send(snapshot: &PassingBackup, from: u64, out: &mut Sender) -> Result<(), EngineError> {
     let mut archive = tar::Builder::new(Rest { out, at: 0, from });
     archive.mode(tar::HeaderMode::Deterministic);
     let sent = append(&mut archive, snapshot.folder(), Path::new("")).and_then(|()| archive.finish());

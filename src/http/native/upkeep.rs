@@ -61,7 +61,7 @@ struct Compaction {}
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct BackupTo {
-    /// An absolute path on the daemon's machine.
+    /// An absolute path on the daemon's machine, or the `s3://` URL of a new place in S3-compatible storage.
     #[schema(value_type = String)]
     folder: PathBuf,
 }

@@ -1,7 +1,7 @@
-//! A backup that a node makes for another one, in a folder of its own.
+//! A backup that only passes through the data folder, on its way to another node or to a bucket, in a folder of its own.
 //!
-//! Promises: the folder goes with the [`PeerSnapshot`]; what a crash left of one goes at the next start. The last one is
-//! kept for [`KEPT`] after it was sent, so that the other node can get the rest of it if it did not get all.
+//! Promises: the folder goes with the [`PassingBackup`]; what a crash left of one goes at the next start. The last one for a
+//! node is kept for [`KEPT`] after it was sent, so that the node can get the rest of it if it did not get all.
 
 use crate::durable::private_folder;
 use crate::layout;
@@ -15,15 +15,15 @@ use tokio::runtime::Handle;
 /// How long a snapshot is kept after it was sent.
 const KEPT: Duration = Duration::from_secs(120);
 
-/// The folder of a backup for another node. It goes when this is dropped.
+/// The folder of a backup that is sent elsewhere. It goes when this is dropped.
 #[derive(Debug)]
-pub struct PeerSnapshot {
+pub struct PassingBackup {
     folder: PathBuf,
     name: String,
 }
 
-impl PeerSnapshot {
-    /// A folder that no other snapshot has, and that does not exist yet. Blocks.
+impl PassingBackup {
+    /// A folder that no other backup has, and that does not exist yet. Blocks.
     pub(in crate::engine) fn begin(data: &Path) -> io::Result<Self> {
         let mut number = [0; 8];
         getrandom::fill(&mut number).map_err(io::Error::other)?;
@@ -49,7 +49,7 @@ impl PeerSnapshot {
     }
 }
 
-impl Drop for PeerSnapshot {
+impl Drop for PassingBackup {
     fn drop(&mut self) {
         let folder = std::mem::take(&mut self.folder);
         match Handle::try_current() {
@@ -61,11 +61,11 @@ impl Drop for PeerSnapshot {
 
 /// The snapshot that was sent last.
 #[derive(Clone, Default)]
-pub(in crate::engine) struct SentLast(Arc<Mutex<Option<Arc<PeerSnapshot>>>>);
+pub(in crate::engine) struct SentLast(Arc<Mutex<Option<Arc<PassingBackup>>>>);
 
 impl SentLast {
     /// Keeps a snapshot for a while. Needs the runtime.
-    pub(in crate::engine) fn keep(&self, snapshot: &Arc<PeerSnapshot>) {
+    pub(in crate::engine) fn keep(&self, snapshot: &Arc<PassingBackup>) {
         *lock(&self.0) = Some(Arc::clone(snapshot));
         let (kept, snapshot) = (self.clone(), Arc::downgrade(snapshot));
         drop(Handle::current().spawn(async move {
@@ -78,7 +78,7 @@ impl SentLast {
     }
 
     /// The one of this name, if it is kept. Whoever sends it again keeps it again.
-    pub(in crate::engine) fn take(&self, name: &str) -> Option<Arc<PeerSnapshot>> {
+    pub(in crate::engine) fn take(&self, name: &str) -> Option<Arc<PassingBackup>> {
         lock(&self.0).take_if(|kept| kept.name == name)
     }
 }
@@ -86,7 +86,7 @@ impl SentLast {
 fn remove(folder: &Path) {
     match std::fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(%error, folder = %folder.display(), "a snapshot for another node could not be removed");
+            tracing::warn!(%error, folder = %folder.display(), "a backup that was sent elsewhere could not be removed; the next start removes it");
         }
         _ => {}
     }
