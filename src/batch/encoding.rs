@@ -1,7 +1,7 @@
-//! A batch file that comes compressed with gzip or zstd. It is decoded as a stream.
+//! A batch file that comes compressed with gzip, zstd or deflate. It is decoded as a stream.
 //!
 //! Promises: the decoded bytes in memory are one buffer and, for zstd, a window of at most 8 MiB. A stream that is cut short,
-//! is damaged, or is followed by anything but another stream is an error, never a shorter file.
+//! is damaged, or is followed by anything but another stream (of deflate: by anything) is an error, never a shorter file.
 //!
 //! The number of empty members, blocks and frames has no limit, because they cost about as much as a file of their length. A
 //! limit would not help. A lowest ratio of decoded to encoded bytes could be met with many zeros at the beginning, and a limit
@@ -11,6 +11,7 @@ use std::fmt;
 use std::io::{self, BufRead, BufReader, Read};
 
 use flate2::bufread::MultiGzDecoder;
+use flate2::{Decompress, FlushDecompress, Status};
 
 /// How many bytes are decoded at once.
 const PIECE_BYTES: usize = 64 << 10;
@@ -29,6 +30,8 @@ pub enum Encoding {
     Gzip,
     /// zstd (RFC 8878), any number of frames.
     Zstd,
+    /// deflate: zlib (RFC 1950), or without its frame (RFC 1951), as some send it. One stream.
+    Deflate,
 }
 
 impl Encoding {
@@ -38,6 +41,7 @@ impl Encoding {
             "" | "identity" => Some(Self::Plain),
             "gzip" | "x-gzip" => Some(Self::Gzip),
             "zstd" => Some(Self::Zstd),
+            "deflate" => Some(Self::Deflate),
             _ => None,
         }
     }
@@ -47,7 +51,7 @@ impl Encoding {
     pub fn encoded_bytes_max(self, limit: u64) -> u64 {
         match self {
             Self::Plain => limit.saturating_sub(1),
-            Self::Gzip | Self::Zstd => limit.saturating_add(limit / 64).saturating_add(1024),
+            Self::Gzip | Self::Zstd | Self::Deflate => limit.saturating_add(limit / 64).saturating_add(1024),
         }
     }
 }
@@ -58,6 +62,7 @@ impl fmt::Display for Encoding {
             Self::Plain => "identity",
             Self::Gzip => "gzip",
             Self::Zstd => "zstd",
+            Self::Deflate => "deflate",
         })
     }
 }
@@ -103,13 +108,15 @@ enum Stream<R> {
     Plain(R),
     Gzip(Box<BufReader<MultiGzDecoder<R>>>),
     Zstd(Box<BufReader<zstd::stream::read::Decoder<'static, R>>>),
+    Deflate(Box<BufReader<Inflated<R>>>),
 }
 
 impl<R: BufRead> Decoded<R> {
     /// Decodes `source`. An empty source is an empty file in any encoding. This call reads already: it fails if the source
     /// fails, or if there is no memory for zstd.
     pub fn of(encoding: Encoding, mut source: R) -> io::Result<Self> {
-        let encoding = if source.fill_buf()?.is_empty() { Encoding::Plain } else { encoding };
+        let first = source.fill_buf()?.first().copied();
+        let encoding = if first.is_none() { Encoding::Plain } else { encoding };
         let source = Counted { source, taken: 0 };
         let stream = match encoding {
             Encoding::Plain => Stream::Plain(source),
@@ -121,6 +128,13 @@ impl<R: BufRead> Decoded<R> {
                 decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
                 Stream::Zstd(Box::new(BufReader::with_capacity(PIECE_BYTES, decoder)))
             }
+            Encoding::Deflate => {
+                // A stream without zlib's frame would have to begin with a stored block and a bit that is not zero, though it means
+                // nothing.
+                let framed = first.is_some_and(|first| first & 0x0f == ZLIB_METHOD);
+                let inflated = Inflated { source, inflater: Decompress::new(framed), has_ended: false };
+                Stream::Deflate(Box::new(BufReader::with_capacity(PIECE_BYTES, inflated)))
+            }
         };
         Ok(Self { stream })
     }
@@ -131,6 +145,7 @@ impl<R: BufRead> Decoded<R> {
             Stream::Plain(source) => source.taken,
             Stream::Gzip(decoder) => decoder.get_ref().get_ref().taken,
             Stream::Zstd(decoder) => decoder.get_ref().get_ref().taken,
+            Stream::Deflate(decoder) => decoder.get_ref().source.taken,
         }
     }
 
@@ -141,6 +156,7 @@ impl<R: BufRead> Decoded<R> {
             Stream::Plain(_) => Encoding::Plain,
             Stream::Gzip(_) => Encoding::Gzip,
             Stream::Zstd(_) => Encoding::Zstd,
+            Stream::Deflate(_) => Encoding::Deflate,
         };
         let why = error.to_string();
         if error.kind() == io::ErrorKind::UnexpectedEof {
@@ -168,6 +184,7 @@ impl<R: BufRead> BufRead for Decoded<R> {
             Stream::Plain(source) => source.fill_buf(),
             Stream::Gzip(decoder) => decoder.fill_buf(),
             Stream::Zstd(decoder) => decoder.fill_buf(),
+            Stream::Deflate(decoder) => decoder.fill_buf(),
         }
     }
 
@@ -176,6 +193,49 @@ impl<R: BufRead> BufRead for Decoded<R> {
             Stream::Plain(source) => source.consume(bytes),
             Stream::Gzip(decoder) => decoder.consume(bytes),
             Stream::Zstd(decoder) => decoder.consume(bytes),
+            Stream::Deflate(decoder) => decoder.consume(bytes),
+        }
+    }
+}
+
+/// The low half of the first byte of zlib's frame: deflate.
+const ZLIB_METHOD: u8 = 8;
+
+/// A stream of deflate. The decoders of `flate2` for it take one that is cut short for a shorter one.
+struct Inflated<R> {
+    source: R,
+    inflater: Decompress,
+    has_ended: bool,
+}
+
+impl<R: BufRead> Read for Inflated<R> {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
+        loop {
+            let encoded = self.source.fill_buf()?;
+            if self.has_ended {
+                return if encoded.is_empty() {
+                    Ok(0)
+                } else {
+                    Err(invalid("the stream ended before".into()))
+                };
+            }
+            if room.is_empty() {
+                return Ok(0);
+            }
+            let is_all = encoded.is_empty();
+            let (taken, made) = (self.inflater.total_in(), self.inflater.total_out());
+            let status = self.inflater.decompress(encoded, room, FlushDecompress::None);
+            let taken = usize::try_from(self.inflater.total_in() - taken).unwrap_or(usize::MAX);
+            let made = usize::try_from(self.inflater.total_out() - made).unwrap_or(usize::MAX);
+            self.source.consume(taken);
+            self.has_ended = status.map_err(|error| invalid(error.to_string()))? == Status::StreamEnd;
+            if made > 0 {
+                return Ok(made);
+            }
+            if is_all && !self.has_ended {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
         }
     }
 }
@@ -227,7 +287,38 @@ mod tests {
                 encoder.write_all(file).unwrap();
                 encoder.finish().unwrap()
             }
+            Encoding::Deflate => {
+                let mut encoder = flate2::write::ZlibEncoder::new(vec![], flate2::Compression::default());
+                encoder.write_all(file).unwrap();
+                encoder.finish().unwrap()
+            }
         }
+    }
+
+    fn without_frame(file: &[u8], level: u32) -> Vec<u8> {
+        let mut encoder = flate2::write::DeflateEncoder::new(vec![], flate2::Compression::new(level));
+        encoder.write_all(file).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn deflate_is_taken_with_and_without_its_frame_and_whole() {
+        let framed = encoded(Encoding::Deflate, FILE);
+        let (stored, packed) = (without_frame(FILE, 0), without_frame(FILE, 9));
+        for body in [&framed, &stored, &packed] {
+            check(Encoding::Deflate, body, Ok(FILE));
+            check(Encoding::Deflate, &[body, &b"x"[..]].concat(), Err("something follows its end"));
+            check(Encoding::Deflate, &[&body[..], &body[..]].concat(), Err("something follows its end"));
+            for end in 1..body.len() {
+                check(Encoding::Deflate, &body[..end], Err(&format!("cut short: it ends after {end} bytes")));
+            }
+        }
+        check(Encoding::Deflate, b"", Ok(b""));
+        check(Encoding::Deflate, &encoded(Encoding::Deflate, b""), Ok(b""));
+        check(Encoding::Deflate, FILE, Err("the body is not deflate"));
+        let mut changed = framed;
+        *changed.last_mut().unwrap() ^= 1;
+        check(Encoding::Deflate, &changed, Err("is damaged"));
     }
 
     /// Decodes in pieces of several sizes. The result must be the same.
@@ -335,8 +426,9 @@ mod tests {
         check("identity", Some(Encoding::Plain));
         check("gzip", Some(Encoding::Gzip));
         check("X-GZip", Some(Encoding::Gzip));
+        check("Deflate", Some(Encoding::Deflate));
         check("zstd", Some(Encoding::Zstd));
-        for other in ["br", "deflate", "compress", "gzip, gzip", "gzip,identity", "aws-chunked", "*"] {
+        for other in ["br", "compress", "gzip, gzip", "gzip,identity", "aws-chunked", "*"] {
             check(other, None);
         }
     }

@@ -83,7 +83,7 @@ pub(super) fn options(operation: Operation) -> Operation {
 }
 
 /// The encodings in which a batch file may come.
-pub(super) const ENCODINGS: &str = "gzip, zstd";
+pub(super) const ENCODINGS: &str = "gzip, zstd, deflate";
 /// The name that a client gives to one sending of a batch.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// The answer's header that says that the batch was accepted when it was sent before.

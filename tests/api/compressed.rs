@@ -16,6 +16,19 @@ fn gzip(file: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+fn zlib(file: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::ZlibEncoder::new(vec![], flate2::Compression::default());
+    encoder.write_all(file).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// Without zlib's frame, as some send it.
+fn raw_deflate(file: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::DeflateEncoder::new(vec![], flate2::Compression::default());
+    encoder.write_all(file).unwrap();
+    encoder.finish().unwrap()
+}
+
 fn zstd(file: &[u8]) -> Vec<u8> {
     let mut encoder = zstd::Encoder::new(vec![], 3).unwrap();
     encoder.include_checksum(true).unwrap();
@@ -90,6 +103,37 @@ fn a_compressed_batch_has_the_same_result_as_a_plain_one() {
 }
 
 #[test]
+fn deflate_is_taken_with_zlibs_frame_and_without_and_has_the_same_limits() {
+    let daemon = Daemon::start_with(&["--body-bytes-limit", "100000", "--rows-limit", "1000"]);
+    daemon.mbox("demo", "mboxPC=1&mbox3rdPartyId=x");
+    let bytes = format!("{SMALL}{}", "x".repeat(100_000 - SMALL.len()));
+    for (how, encode) in [("framed", zlib as Encoder), ("raw", raw_deflate)] {
+        let body = encode(SMALL.as_bytes());
+        for reply in [post(&daemon, "deflate", &body), post_byte_by_byte(&daemon, "Deflate", &body)] {
+            assert_eq!(reply.status, 200, "{how}: {}", reply.text());
+            let details =
+                Details { size: 4, consumed: 4, successful: 1, not_found: 1, failed: 1, ignored: 1 };
+            assert_eq!(daemon.wait_complete(&reply.batch_id()), details, "{how}");
+        }
+        post(&daemon, "deflate", &encode(&bytes.as_bytes()[..99_999])).batch_id();
+        let kept = daemon.get("/api/v1/batches?client=demo").json()["batches"].as_array().unwrap().len();
+        for end in 1..body.len() {
+            let words = format!("deflate stream was cut short: it ends after {end} bytes");
+            refused(&post(&daemon, "deflate", &body[..end]), 400, &words);
+        }
+        for rest in [b"x".as_slice(), &[0; 16], &body] {
+            refused(&post(&daemon, "deflate", &[&body, rest].concat()), 400, "something follows its end");
+        }
+        refused(&post(&daemon, "deflate", SMALL.as_bytes()), 400, "is not deflate");
+        refused(&post(&daemon, "deflate", &encode(b"")), 400, "the body is empty");
+        refused(&post(&daemon, "deflate", &encode(bytes.as_bytes())), 413, "100000 bytes");
+        refused(&post(&daemon, "deflate", &encode(&vec![0; 16 * MIB])), 413, "");
+        let now = daemon.get("/api/v1/batches?client=demo").json()["batches"].as_array().unwrap().len();
+        assert_eq!(now, kept, "{how}: nothing of what was refused is left");
+    }
+}
+
+#[test]
 fn a_large_batch_comes_compressed_too() {
     let daemon = Daemon::start();
     let mut file = String::from("batch=thirdPartyId,a,b\n");
@@ -160,11 +204,11 @@ fn what_follows_a_stream_must_be_another() {
 #[test]
 fn other_encodings_are_refused_and_the_message_lists_the_right_ones() {
     let daemon = Daemon::start();
-    for encoding in ["br", "deflate", "gzip, gzip", "zstd,gzip", "identity, gzip", "aws-chunked"] {
+    for encoding in ["br", "compress", "gzip, gzip", "zstd,gzip", "identity, gzip", "aws-chunked"] {
         let reply = post(&daemon, encoding, SMALL.as_bytes());
-        refused(&reply, 415, "compressed with gzip or zstd");
+        refused(&reply, 415, "compressed with gzip, zstd or deflate");
         assert!(reply.text().contains(encoding), "{}", reply.text());
-        assert_eq!(reply.header("accept-encoding"), Some("gzip, zstd"), "{encoding}");
+        assert_eq!(reply.header("accept-encoding"), Some("gzip, zstd, deflate"), "{encoding}");
     }
     let twice = [("Content-Encoding", "gzip"), ("Content-Encoding", "gzip")];
     let reply = daemon.call("POST", V2, &twice, Some(&gzip(&gzip(SMALL.as_bytes()))));

@@ -197,7 +197,7 @@ fn what_is_no_batch_is_a_problem_that_says_what_would_be_right() {
     refused(&[NDJSON], "&version=3", row, 400, "v1 or v2");
     refused(&[NDJSON], "&emptyValues=keep", row, 400, "remove, or ignore");
     refused(&[NDJSON], "", &row.repeat(4), 413, "more than 3 rows");
-    refused(&[NDJSON, ("Content-Encoding", "br")], "", row, 415, "gzip or zstd");
+    refused(&[NDJSON, ("Content-Encoding", "br")], "", row, 415, "gzip, zstd or deflate");
     assert!(daemon.spooled().is_empty(), "nothing of them stays: {:?}", daemon.spooled());
 }
 

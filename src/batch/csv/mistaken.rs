@@ -36,7 +36,7 @@ pub enum Mistaken {
     /// A zip file, which an xlsx file is, too.
     #[error(
         "the body is a zip file, or a spreadsheet (xlsx), which is one: send the text, saved as \"CSV UTF-8\", or \
-         compressed with gzip or zstd"
+         compressed with gzip, zstd or deflate"
     )]
     Zip,
     /// An xls file.
@@ -50,7 +50,7 @@ pub enum Mistaken {
     Compressed(&'static str),
     /// An encoding that is not taken.
     #[error(
-        "the body looks compressed with {0}, which is not taken: send it as it is, or compressed with gzip or zstd"
+        "the body looks compressed with {0}, which is not taken: send it as it is, or compressed with gzip, zstd or deflate"
     )]
     OtherwiseCompressed(&'static str),
     /// JSON.

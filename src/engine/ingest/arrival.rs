@@ -61,7 +61,7 @@ impl Announced {
     pub(in crate::engine) fn spooled_bytes_min(self) -> u64 {
         match self.encoding {
             Encoding::Plain => self.bytes.unwrap_or_default().max(1),
-            Encoding::Gzip | Encoding::Zstd => 1,
+            Encoding::Gzip | Encoding::Zstd | Encoding::Deflate => 1,
         }
     }
 }
@@ -169,7 +169,7 @@ fn too_many_encoded_bytes(what: &str, encoding: Encoding, bytes: u64, limit: u64
         Encoding::Plain => {
             format!("the {what} has {bytes} bytes: it must have fewer than {limit}; split it")
         }
-        Encoding::Gzip | Encoding::Zstd => format!(
+        Encoding::Gzip | Encoding::Zstd | Encoding::Deflate => format!(
             "the compressed {what} has {bytes} bytes or more: no {encoding} of a file of fewer than {limit} bytes \
              needs so many; split it, or send it uncompressed"
         ),

@@ -98,7 +98,7 @@ async fn take(
     let url = format!("{base_url}{}", request.path());
     let right = || {
         format!(
-            "send the batch file itself, curl -X POST --data-binary @BATCH.TXT {url}, or compressed with gzip or zstd, \
+            "send the batch file itself, curl -X POST --data-binary @BATCH.TXT {url}, or compressed with gzip, zstd or deflate, \
              curl -X POST -H \"Content-Encoding: gzip\" --data-binary @BATCH.TXT.gz {url}"
         )
     };

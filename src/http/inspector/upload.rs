@@ -95,7 +95,7 @@ async fn send(call: Call<'_>) -> Reply {
     let client = client.ok_or_else(|| HttpError::Wrong("client= is missing: name the client".into()))?;
     let (version, empty_values, dry_run) = (version(&query)?, empty_values(&query)?, query.switch("dryRun")?);
     let (sending, as_of) = (sending(request, &query)?, as_of(request, &query)?);
-    let right = || "send the file itself as text/csv, or compressed with gzip or zstd".to_owned();
+    let right = || "send the file itself as text/csv, or compressed with gzip, zstd or deflate".to_owned();
     let call = BatchCall { version, empty_values, as_of, for_all: !dry_run, rows: RowForm::Csv };
     let upload = take_in(front, request, client, call, &MEDIA_TYPES, right).await?;
     if dry_run {

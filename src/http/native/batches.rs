@@ -174,7 +174,7 @@ async fn accept(call: Call<'_>) -> Reply {
     let right = || {
         format!(
             "send an object a line, curl -X POST -H \"Content-Type: application/x-ndjson\" --data-binary @ROWS.ndjson {url}, or a \
-             batch file as text/csv, either compressed with gzip or zstd"
+             batch file as text/csv, either compressed with gzip, zstd or deflate"
         )
     };
     let call = BatchCall { version, empty_values, as_of, for_all: !dry_run, rows };

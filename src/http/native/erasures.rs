@@ -70,7 +70,7 @@ async fn erase(call: Call<'_>) -> Reply {
     let right = || {
         format!(
             "send a file whose first line is thirdPartyId, pcId or ecid, and each further line an id, \
-             curl -X POST -H \"Content-Type: text/csv\" --data-binary @IDS.csv {url}, or compressed with gzip or zstd"
+             curl -X POST -H \"Content-Type: text/csv\" --data-binary @IDS.csv {url}, or compressed with gzip, zstd or deflate"
         )
     };
     request.check_content_type(&MEDIA_TYPES, right)?;
