@@ -253,14 +253,39 @@ mod tests {
         store.checkpoint(Reach(until)).unwrap();
     }
 
-    /// A store of several segments. Its sled snapshot is after the first of them.
+    /// A store of several segments. Its sled snapshot is after the first of them, and before [`INNER`] whole ones. On a busy machine
+    /// sled takes its snapshot, or says how far the log is whole, so late that there are fewer: then it is made again.
     fn store() -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        for (from, until) in [(1, 30_000), (30_000, 150_000)] {
-            put(&SledStore::open(folder.path(), 16 << 20).unwrap(), from, until);
-            verify(folder.path()).unwrap();
+        for _ in 0..20 {
+            let folder = tempfile::tempdir().unwrap();
+            for (from, until) in [(1, 30_000), (30_000, 150_000)] {
+                put(&SledStore::open(folder.path(), 16 << 20).unwrap(), from, until);
+                verify(folder.path()).unwrap();
+            }
+            if inner(folder.path()).len() >= INNER {
+                return folder;
+            }
         }
-        folder
+        panic!("sled makes no store with {INNER} whole segments after its snapshot");
+    }
+
+    /// How many segments the tests harm at least.
+    const INNER: usize = 2;
+
+    /// The segments after sled's snapshot of which it is known that they are whole.
+    fn inner(folder: &Path) -> Vec<Segment> {
+        let path = folder.join("db");
+        let (file, bytes) = (File::open(&path).unwrap(), fs::metadata(&path).unwrap().len());
+        let from = snapshot_place(folder).unwrap() / SEGMENT * SEGMENT;
+        let segments: Vec<Segment> = (0..bytes)
+            .step_by(SEGMENT_BYTES)
+            .filter_map(|offset| match header(&file, offset).unwrap() {
+                Header::Of(segment) if segment.begins >= from => Some(segment),
+                _ => None,
+            })
+            .collect();
+        let whole_to = segments.iter().map(|segment| segment.whole_to).max().unwrap_or_default();
+        segments.into_iter().filter(|segment| segment.begins + SEGMENT <= whole_to).collect()
     }
 
     #[test]
@@ -268,22 +293,9 @@ mod tests {
         let folder = store();
         let db = folder.path().join("db");
         let whole = fs::read(&db).unwrap();
-        let from = snapshot_place(folder.path()).unwrap() / SEGMENT * SEGMENT;
-        assert!(from > 0, "sled has a snapshot");
-        let file = File::open(&db).unwrap();
-        let segments: Vec<Segment> = (0..whole.len() as u64)
-            .step_by(SEGMENT_BYTES)
-            .filter_map(|offset| match header(&file, offset).unwrap() {
-                Header::Of(segment) if segment.begins >= from => Some(segment),
-                _ => None,
-            })
-            .collect();
-        let whole_to = segments.iter().map(|segment| segment.whole_to).max().unwrap();
-        let inner = segments.iter().filter(|it| it.begins + SEGMENT <= whole_to);
-        let inner: Vec<_> = inner.take(3).collect();
-        assert!(inner.len() >= 2, "{segments:?}");
+        assert!(snapshot_place(folder.path()).unwrap() >= SEGMENT, "sled has a snapshot");
         let mut found = 0;
-        for segment in inner {
+        for segment in inner(folder.path()).iter().take(3) {
             let start = usize::try_from(segment.offset).unwrap();
             for at in (0..40).step_by(3).chain((40..SEGMENT_BYTES).step_by(99_991)) {
                 let mut harmed = whole.clone();
@@ -315,15 +327,6 @@ mod tests {
         let folder = store();
         let db = folder.path().join("db");
         let whole = fs::read(&db).unwrap();
-        let from = snapshot_place(folder.path()).unwrap() / SEGMENT * SEGMENT;
-        let file = File::open(&db).unwrap();
-        let segments = (0..whole.len() as u64).step_by(SEGMENT_BYTES);
-        let segments: Vec<Segment> = segments
-            .filter_map(|offset| match header(&file, offset).unwrap() {
-                Header::Of(segment) if segment.begins >= from => Some(segment),
-                _ => None,
-            })
-            .collect();
         let opened_with = |bytes: &[u8]| {
             let copy = tempfile::tempdir().unwrap();
             for entry in fs::read_dir(folder.path()).unwrap() {
@@ -340,11 +343,10 @@ mod tests {
         };
         let (expected, reach, verified) = opened_with(&whole).unwrap();
         assert_eq!((expected.len(), reach, verified), (30_000, Reach(150_000), true));
-        let whole_to = segments.iter().map(|segment| segment.whole_to).max().unwrap();
         let mut older = 0;
-        let mut inner: Vec<_> = segments.iter().filter(|it| it.begins + SEGMENT <= whole_to).collect();
+        let mut inner = inner(folder.path());
         inner.sort_by_key(|segment| std::cmp::Reverse(segment.begins));
-        for segment in inner.into_iter().take(4) {
+        for segment in inner.iter().take(4) {
             for at in [SEGMENT_HEADER_BYTES + 3, SEGMENT_BYTES / 2, SEGMENT_BYTES - 5000] {
                 let mut bytes = whole.clone();
                 bytes[usize::try_from(segment.offset).unwrap() + at] ^= 1;
