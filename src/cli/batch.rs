@@ -416,7 +416,7 @@ async fn post(command: Post) -> Result<(), CliError> {
         bar.finish_and_clear();
         let answer = answer?;
         if !answer.status.is_success() {
-            let refusal = shown(&answer.refusal());
+            let refusal = answer.refusal();
             return Err(CliError::Failed(format!("the batch would be refused: {refusal}")));
         }
         return print_trial(&command.remote, &answer.json()?);
@@ -471,7 +471,7 @@ pub(super) async fn try_send(client: &Client, path: &str, body: FileBody) -> Res
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 StatusCode::UNPROCESSABLE_ENTITY,
             ];
-            let why = format!("the batch was refused: {}", shown(&answer.refusal()));
+            let why = format!("the batch was refused: {}", answer.refusal());
             return Err(NotTaken { why, is_wrong: of_file.contains(&answer.status) });
         }
     };
@@ -521,9 +521,6 @@ async fn resend(command: Resend) -> Result<(), CliError> {
     let answer = client.post_file(&format!("/api/v1/batches/{}/file", encoded(&command.id)), body).await;
     bar.finish_and_clear();
     let answer = answer?;
-    if !answer.status.is_success() {
-        return Err(CliError::Failed(shown(&answer.refusal())));
-    }
     print_batch(&command.remote, &answer.json()?)
 }
 
@@ -562,9 +559,6 @@ async fn undo(command: Undo) -> Result<(), CliError> {
     let client = command.remote.client()?;
     let path = format!("/api/v1/batches/{}/undo", encoded(&command.id));
     let answer = client.post_json(&path, &serde_json::json!({ "dryRun": command.dry_run })).await?;
-    if !answer.status.is_success() {
-        return Err(CliError::Failed(shown(&answer.refusal())));
-    }
     if command.dry_run {
         return print_trial(&command.remote, &answer.json()?);
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::args::Remote;
 use super::client::encoded;
 use super::error::CliError;
-use super::terminal::{columns, print_json, say, shown};
+use super::terminal::{columns, per_cent, print_json, say, shown};
 
 /// Compares two batches.
 #[derive(Debug, Args)]
@@ -66,9 +66,6 @@ pub(super) async fn compare(command: Compare) -> Result<(), CliError> {
     let with = command.with.as_ref().map_or(String::new(), |with| format!("?with={}", encoded(with)));
     let path = format!("/api/v1/batches/{}/comparison{with}", encoded(&command.id));
     let answer = command.remote.client()?.get(&path).await?;
-    if !answer.status.is_success() {
-        return Err(CliError::Failed(shown(&answer.refusal())));
-    }
     let view: View = answer.json()?;
     if command.remote.json {
         return print_json(&view);
@@ -94,7 +91,7 @@ fn in_words(view: &View) -> String {
     let [batch, earlier] = rows;
     lines.add_row(["rows".into(), batch, earlier, difference(view.rows_difference)]);
     for line in &view.outcomes {
-        let cell = |count: u64, share: f64| format!("{} ({:.1}%)", HumanCount(count), share * 100.0);
+        let cell = |count: u64, share: f64| format!("{} ({})", HumanCount(count), per_cent(share));
         let (batch, earlier) = (cell(line.batch, line.batch_share), cell(line.with, line.with_share));
         lines.add_row([shown(&line.outcome.replace('_', " ")), batch, earlier, difference(line.difference)]);
     }

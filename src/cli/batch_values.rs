@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::args::Remote;
 use super::client::encoded;
 use super::error::CliError;
-use super::terminal::{fitting_columns, print_json, say, shortened, shown};
+use super::terminal::{fitting_columns, per_cent, print_json, say, shortened, shown};
 
 /// How much of a value is shown.
 const VALUE_CHARS_SHOWN: usize = 120;
@@ -59,9 +59,6 @@ pub(super) async fn distribution(command: DistributionOf) -> Result<(), CliError
     let (id, attribute) = (encoded(&command.id), encoded(&command.attribute));
     let path = format!("/api/v1/batches/{id}/attributes/{attribute}/distribution");
     let answer = command.remote.client()?.get(&path).await?;
-    if !answer.status.is_success() {
-        return Err(CliError::Failed(shown(&answer.refusal())));
-    }
     let view: View = answer.json()?;
     if command.remote.json {
         return print_json(&view);
@@ -76,7 +73,7 @@ fn in_words(view: &View) -> String {
         let mut lines = fitting_columns(&["value", "rows", "share"], &[0]);
         for Value { value, rows, share, .. } in &view.values {
             let value = shown(&shortened(value, VALUE_CHARS_SHOWN));
-            lines.add_row([value, HumanCount(*rows).to_string(), format!("{:.1}%", share * 100.0)]);
+            lines.add_row([value, HumanCount(*rows).to_string(), per_cent(*share)]);
         }
         text = format!("{}\n", lines.trim_fmt());
     }

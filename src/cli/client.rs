@@ -26,6 +26,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
 use super::error::CliError;
+use super::terminal::shown;
 use crate::cluster::ASKING_NODE;
 use crate::model::batch::RowForm;
 
@@ -290,7 +291,7 @@ impl Answer {
         })
     }
 
-    /// The daemon's own message about a refusal.
+    /// The daemon's own message about a refusal, safe for a terminal.
     pub(super) fn refusal(&self) -> String {
         #[derive(Deserialize)]
         struct RefusalBody {
@@ -299,7 +300,7 @@ impl Answer {
         }
         let message = serde_json::from_slice::<RefusalBody>(&self.body).ok().map(|body| body.message);
         let message = message.or_else(|| self.element("message"));
-        message.unwrap_or_else(|| format!("the daemon answered {}", self.status))
+        message.map_or_else(|| format!("the daemon answered {}", self.status), |message| shown(&message))
     }
 
     /// The text of an element of an answer in XML.

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use hyper::StatusCode;
 use indicatif::HumanCount;
 use serde::{Deserialize, Serialize};
 
@@ -399,9 +398,6 @@ async fn history(command: History) -> Result<(), CliError> {
 /// What the daemon answers of a visitor.
 async fn found<T: serde::de::DeserializeOwned>(client: &Client, path: &str) -> Result<T, CliError> {
     let answer = client.get(path).await?;
-    if !answer.status.is_success() {
-        return Err(CliError::Failed(shown(&answer.refusal())));
-    }
     answer.json()
 }
 
@@ -452,7 +448,7 @@ async fn remove(command: Remove) -> Result<(), CliError> {
         );
         let answer = client.delete(&path).await?;
         if !answer.status.is_success() {
-            return Err(CliError::Failed(shown(&answer.refusal())));
+            return Err(CliError::Failed(answer.refusal()));
         }
     }
     let visitor = ask(&client, whose, *by, id).await?;
@@ -477,9 +473,6 @@ async fn erase(command: Erase) -> Result<(), CliError> {
     let client = remote.client()?;
     check_id(*by, id)?;
     let answer = client.delete(&path_of(whose, *by, id)).await?;
-    if answer.status == StatusCode::NOT_FOUND {
-        return Err(CliError::Failed(shown(&answer.refusal())));
-    }
     let erased: Erased = answer.json()?;
     if remote.json {
         return print_json(&erased);

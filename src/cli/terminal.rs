@@ -70,6 +70,11 @@ pub(super) fn shown(text: &str) -> String {
     safe
 }
 
+/// A share from 0 to 1 in per cent, to the nearest tenth.
+pub(super) fn per_cent(share: f64) -> String {
+    format!("{:.1}%", (share * 1000.0).round() / 10.0)
+}
+
 /// The first so many characters of a text.
 pub(super) fn shortened(text: &str, chars: usize) -> String {
     match text.char_indices().nth(chars) {

@@ -24,7 +24,6 @@ pub struct Transport {
 #[cfg(feature = "cluster")]
 pub fn open(config: &Config, order: &str) -> Result<Transport, OrderError> {
     use crate::kafka::events::KafkaTopic;
-    use crate::kafka::leaders::LeaderWatch;
     use crate::kafka::log::KafkaLog;
     use crate::kafka::settings::{Address, KafkaSettings, Topic};
     use crate::kafka::topics::{self, Seen};
@@ -42,12 +41,10 @@ pub fn open(config: &Config, order: &str) -> Result<Transport, OrderError> {
     let changes = config.cluster.changes_topic.as_ref();
     let changes = changes.map(|name| KafkaTopic::named(&settings, name.as_str())).transpose()?;
     let changes = changes.map(|topic| Arc::new(topic) as Arc<dyn EventTopic>);
-    let watch = LeaderWatch::start(&settings)?;
     let look = move || {
         let seen = topics::look(&settings)?;
         let faults = seen.iter().flat_map(|topic| topic.faults.iter().cloned());
-        let few = seen.iter().filter_map(Seen::too_few_in_sync);
-        Ok(faults.chain(few).chain(watch.outvoted()).collect())
+        Ok(faults.chain(seen.iter().filter_map(Seen::too_few_in_sync)).collect())
     };
     Ok(Transport { order, pieces, nodes, changes, look: Arc::new(look) })
 }

@@ -227,17 +227,19 @@ impl Engine {
         let data = self.data_folder().to_owned();
         let snapshot = blocking(move || PassingBackup::begin(&data).or_internal()).await?;
         self.backup(who, snapshot.folder().to_owned()).await?;
-        Ok(Arc::new(snapshot))
+        let snapshot = Arc::new(snapshot);
+        self.0.upkeep.sent_last.begin(&snapshot);
+        Ok(snapshot)
     }
 
-    /// Keeps such a backup for a while: its rest may be asked for. Needs the runtime.
-    pub fn keep_peer_snapshot(&self, snapshot: &Arc<PassingBackup>) {
-        self.0.upkeep.sent_last.keep(snapshot);
+    /// Such a backup was sent, to its end or not. It is kept for a while: its rest may be asked for. Needs the runtime.
+    pub fn peer_snapshot_was_sent(&self, snapshot: &Arc<PassingBackup>) {
+        self.0.upkeep.sent_last.end(snapshot);
     }
 
-    /// The backup of this name that was sent, if it is kept.
+    /// The backup of this name that was sent, or is being sent, if it is kept.
     pub fn sent_snapshot(&self, name: &str) -> Option<Arc<PassingBackup>> {
-        self.0.upkeep.sent_last.take(name)
+        self.0.upkeep.sent_last.get(name)
     }
 
     /// The gauges, for whoever watches.

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig};
 
+use super::client;
 use super::log::{Pending, Producing, not_sent, producing};
 use super::settings::{KafkaSettings, Topic};
 use super::topics;
@@ -21,7 +22,7 @@ use crate::order::{Appended, Offset, OrderError};
 use crate::sync::unpoisoned;
 
 /// For throughput, and with bounded queues.
-const PRODUCER: [(&str, &str); 11] = [
+const PRODUCER: [(&str, &str); 10] = [
     ("acks", "all"),
     ("enable.idempotence", "true"),
     ("enable.gapless.guarantee", "true"),
@@ -34,7 +35,6 @@ const PRODUCER: [(&str, &str); 11] = [
     ("queue.buffering.max.messages", "0"),
     ("queue.buffering.max.kbytes", "65536"),
     ("compression.type", "lz4"),
-    ("partitioner", "murmur2_random"),
 ];
 
 /// A topic of events, on the brokers of an order.
@@ -62,7 +62,9 @@ impl EventTopic for KafkaTopic {
 
     fn open(&self) -> Result<Box<dyn EventWriter>, OrderError> {
         let partitions = topics::ensure_changes(&self.settings, &self.name)?;
-        let (producer, topic) = (producing(&self.settings, &PRODUCER)?, self.name.clone());
+        let mut config = client::config(&self.settings, &PRODUCER);
+        config.set("partitioner", "murmur2_random");
+        let (producer, topic) = (producing(&config)?, self.name.clone());
         Ok(Box::new(KafkaWriter { producer, topic, partitions, failed: Arc::default() }))
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! - A record counts as appended once all in-sync replicas have it (`acks=all`). The producer is idempotent, so a retry of
 //!   its own does not append twice or change the order. What it can't tell within [`MESSAGE_TIMEOUT_MS`] is "unknown".
-//! - A producer that Kafka has given up is replaced by a fresh one. So are all clients whenever other brokers are to be asked.
+//! - A producer that Kafka has given up is replaced by a fresh one.
 //! - A reader takes one partition from one offset on, in no consumer group. It never goes elsewhere by itself: a topic that
 //!   was deleted, made anew or truncated behind its back is [`OrderError::NotTheSame`].
 //! - [`Log::append`] never blocks, and never drops a client that has threads to wait for. The other calls block.
@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{DeliveryResult, Message};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::topic_partition_list::TopicPartitionList;
 
 use super::client::{self, Context};
@@ -72,8 +72,7 @@ const CONSUMER: [(&str, &str); 13] = [
 pub struct KafkaLog {
     settings: KafkaSettings,
     topic: String,
-    /// What its producers are configured with.
-    more: Vec<(&'static str, &'static str)>,
+    config: rdkafka::ClientConfig,
     producer: ArcSwap<Producing>,
     /// Held while a producer is replaced.
     replacing: Mutex<()>,
@@ -85,13 +84,13 @@ impl KafkaLog {
     /// The log of this topic. Reaches no broker yet.
     pub fn open(settings: &KafkaSettings, topic: Topic) -> Result<Self, OrderError> {
         client::check(settings)?;
-        let mut more = PRODUCER.to_vec();
-        if topic == Topic::Files {
-            more.push(("compression.type", "lz4"));
+        let mut config = client::config(settings, &PRODUCER);
+        if topic == Topic::Files && !settings.properties.contains_key("compression.type") {
+            config.set("compression.type", "lz4");
         }
-        let producer = ArcSwap::new(producing(settings, &more)?);
+        let producer = ArcSwap::new(producing(&config)?);
         let topic = settings.topic(topic);
-        Ok(Self { settings: settings.clone(), topic, more, producer, replacing: Mutex::new(()) })
+        Ok(Self { settings: settings.clone(), topic, config, producer, replacing: Mutex::new(()) })
     }
 
     /// The producer, a fresh one if Kafka has given up the last one.
@@ -105,7 +104,7 @@ impl KafkaLog {
         if !producer.context().is_fatal() {
             return Ok(producer);
         }
-        let fresh = producing(&self.settings, &self.more)?;
+        let fresh = producing(&self.config)?;
         tracing::warn!(target: "kafka", topic = self.topic, "a fresh producer takes over");
         // The thread that polls the old one holds it until it is done with it.
         self.producer.store(Arc::clone(&fresh));
@@ -134,22 +133,13 @@ impl KafkaLog {
 }
 
 /// A producer, and the thread that hears what became of its records. The thread ends when nobody else has the producer, and
-/// it is the last to have it: dropping a producer waits for its records. Once other brokers are to be asked, the thread gives the
-/// producer up, with what is on its way.
-pub(super) fn producing(
-    settings: &KafkaSettings,
-    more: &[(&str, &str)],
-) -> Result<Arc<Producing>, OrderError> {
-    let (asked, round) = (settings.asked.clone(), settings.asked.round());
-    let producer: Arc<Producing> = Arc::new(client::make(&client::config(settings, more))?);
+/// it is the last to have it: dropping a producer waits for its records.
+pub(super) fn producing(config: &rdkafka::ClientConfig) -> Result<Arc<Producing>, OrderError> {
+    let producer: Arc<Producing> = Arc::new(client::make(config)?);
     let polled = Arc::clone(&producer);
     let poll = move || {
         while Arc::strong_count(&polled) > 1 {
             polled.poll(Duration::from_millis(100));
-            if asked.round() != round {
-                polled.context().set_fatal();
-                polled.purge(PurgeConfig::default().queue().inflight());
-            }
         }
     };
     std::thread::Builder::new()
@@ -176,9 +166,14 @@ impl Log for KafkaLog {
                 self.topic, low.0, end.0, offset.0
             )));
         }
-        let (settings, topic, next) = (self.settings.clone(), self.topic.clone(), offset.0);
-        let (round, consumer) = reading(&settings, &topic, next)?;
-        Ok(Box::new(KafkaReader { settings, consumer, round, topic, next, ended: None }))
+        let consumer: BaseConsumer<Context> = client::make(&client::config(&self.settings, &CONSUMER))?;
+        let start = i64::try_from(offset.0).unwrap_or(i64::MAX);
+        let mut assigned = TopicPartitionList::new();
+        assigned
+            .add_partition_offset(&self.topic, PARTITION, rdkafka::Offset::Offset(start))
+            .and_then(|()| consumer.assign(&assigned))
+            .map_err(|error| client::failed(&self.topic, &error))?;
+        Ok(Box::new(KafkaReader { consumer, topic: self.topic.clone(), next: offset.0, ended: None }))
     }
 
     fn ends(&self) -> Result<(Offset, Offset), OrderError> {
@@ -268,29 +263,9 @@ pub(super) fn not_sent(topic: &str, error: &KafkaError) -> OrderError {
     }
 }
 
-/// A consumer that reads a topic's partition from this offset on, and in which round it was made.
-fn reading(
-    settings: &KafkaSettings,
-    topic: &str,
-    offset: u64,
-) -> Result<(u64, BaseConsumer<Context>), OrderError> {
-    let round = settings.asked.round();
-    let consumer: BaseConsumer<Context> = client::make(&client::config(settings, &CONSUMER))?;
-    let start = i64::try_from(offset).unwrap_or(i64::MAX);
-    let mut assigned = TopicPartitionList::new();
-    assigned
-        .add_partition_offset(topic, PARTITION, rdkafka::Offset::Offset(start))
-        .and_then(|()| consumer.assign(&assigned))
-        .map_err(|error| client::failed(topic, &error))?;
-    Ok((round, consumer))
-}
-
 /// Reads a topic's partition from an offset on.
 struct KafkaReader {
-    settings: KafkaSettings,
     consumer: BaseConsumer<Context>,
-    /// The round in which the consumer was made.
-    round: u64,
     topic: String,
     /// The least offset that may come next.
     next: u64,
@@ -334,9 +309,6 @@ impl LogReader for KafkaReader {
     fn next(&mut self, wait: Duration) -> Result<Option<Record>, OrderError> {
         if let Some(error) = &self.ended {
             return Err(error.clone());
-        }
-        if self.settings.asked.round() != self.round {
-            (self.round, self.consumer) = reading(&self.settings, &self.topic, self.next)?;
         }
         let outcome = match self.consumer.poll(wait) {
             None => return Ok(None),

@@ -2,9 +2,7 @@
 //!
 //! ```text
 //! settings   the order's address, and what is passed on to librdkafka
-//! asked      which brokers are asked
 //! client     what librdkafka says goes to the log; its errors in our words
-//! leaders    who leads the topics, in the eyes of every broker
 //! topics     the topics: made, and checked
 //! log        one topic partition as a `Log`
 //! events     the topic of changes as an `EventTopic`
@@ -20,10 +18,8 @@
 //!
 //! Changes go to a topic of any name, with several partitions, if the settings name one. It is kept as its owner sets it.
 
-mod asked;
 mod client;
 pub mod events;
-pub mod leaders;
 pub mod log;
 pub mod settings;
 pub mod topics;

@@ -7,8 +7,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use super::asked::Asked;
-
 /// The longest name of a topic that Kafka takes.
 const TOPIC_NAME_MAX: usize = 249;
 
@@ -19,13 +17,6 @@ pub struct Address {
     brokers: Vec<String>,
     /// What the names of the topics start with.
     prefix: String,
-}
-
-impl Address {
-    /// `HOST:PORT` of each broker that it names.
-    pub(super) fn brokers(&self) -> &[String] {
-        &self.brokers
-    }
 }
 
 /// Why an order's address is none.
@@ -119,7 +110,7 @@ impl Topic {
 }
 
 /// How to reach an order, and what is asked of its topics.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct KafkaSettings {
     /// Where it is.
     pub address: Address,
@@ -129,8 +120,6 @@ pub struct KafkaSettings {
     pub allow_fewer_replicas: bool,
     /// Be content with brokers that acknowledge before they have synced: a power supply that they share may take records.
     pub trust_replication: bool,
-    /// Which brokers are asked now.
-    pub asked: Asked,
 }
 
 /// Without the values of properties: there are passwords among them.
@@ -166,8 +155,7 @@ impl KafkaSettings {
     /// Settings for this address, strict and without properties.
     pub fn new(address: Address) -> Self {
         let properties = BTreeMap::new();
-        let asked = Asked::default();
-        Self { address, properties, allow_fewer_replicas: false, trust_replication: false, asked }
+        Self { address, properties, allow_fewer_replicas: false, trust_replication: false }
     }
 
     /// The name of a topic.
@@ -175,9 +163,9 @@ impl KafkaSettings {
         format!("{}.{}", self.address.prefix, topic.suffix())
     }
 
-    /// The brokers to ask, as librdkafka takes them.
+    /// The brokers, as librdkafka takes them.
     pub(super) fn brokers(&self) -> String {
-        self.asked.brokers().unwrap_or_else(|| self.address.brokers.join(","))
+        self.address.brokers.join(",")
     }
 
     /// Which property is set that nobody may set, and why not.

@@ -338,6 +338,9 @@ fn whoever_is_erased_is_active_no_more_also_by_another_id() {
     let csv = [("Content-Type", "text/csv")];
     daemon.call("POST", "/api/v1/erasures?client=demo", &csv, Some(b"thirdPartyId\ncrm-2\ncrm-4\n"));
     assert_eq!(found(&daemon, "active=true"), ["pc3"]);
+    // They are not only hidden: the list does not have them.
+    let page = daemon.get("/api/v1/profiles?client=demo&active=true").json();
+    assert_eq!(page["lookedAt"], 1, "{page}");
     for page in ["/?client=demo", "/find?client=demo"] {
         let page = daemon.get(page).text();
         assert!(page.contains("pc3") && !page.contains("crm-"), "{page}");

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 
 /// How long a snapshot is kept after it was sent.
 const KEPT: Duration = Duration::from_secs(120);
@@ -20,6 +21,8 @@ const KEPT: Duration = Duration::from_secs(120);
 pub struct PassingBackup {
     folder: PathBuf,
     name: String,
+    /// When it was sent last, to its end or not.
+    sent_at: Mutex<Option<Instant>>,
 }
 
 impl PassingBackup {
@@ -30,7 +33,7 @@ impl PassingBackup {
         let all = data.join(layout::PEER_SNAPSHOTS);
         private_folder(&all)?;
         let name = layout::digits(u64::from_le_bytes(number));
-        Ok(Self { folder: all.join(&name), name })
+        Ok(Self { folder: all.join(&name), name, sent_at: Mutex::default() })
     }
 
     /// Where it is.
@@ -59,27 +62,37 @@ impl Drop for PassingBackup {
     }
 }
 
-/// The snapshot that was sent last.
+/// The snapshot that was sent last, or that is being sent.
 #[derive(Clone, Default)]
 pub(in crate::engine) struct SentLast(Arc<Mutex<Option<Arc<PassingBackup>>>>);
 
 impl SentLast {
-    /// Keeps a snapshot for a while. Needs the runtime.
-    pub(in crate::engine) fn keep(&self, snapshot: &Arc<PassingBackup>) {
+    /// From now on this is the one. Whoever sends it holds it, and says when that ends.
+    pub(in crate::engine) fn begin(&self, snapshot: &Arc<PassingBackup>) {
         *lock(&self.0) = Some(Arc::clone(snapshot));
-        let (kept, snapshot) = (self.clone(), Arc::downgrade(snapshot));
+    }
+
+    /// Lets it go after [`KEPT`], unless somebody sends it then. Needs the runtime.
+    pub(in crate::engine) fn end(&self, snapshot: &Arc<PassingBackup>) {
+        *lock(&snapshot.sent_at) = Some(Instant::now());
+        let (last, snapshot) = (self.clone(), Arc::downgrade(snapshot));
         drop(Handle::current().spawn(async move {
             tokio::time::sleep(KEPT).await;
-            let mut kept = lock(&kept.0);
-            if kept.as_ref().is_some_and(|kept| snapshot.as_ptr() == Arc::as_ptr(kept)) {
-                *kept = None;
+            let mut last = lock(&last.0);
+            let goes = last.as_ref().is_some_and(|last| {
+                let is_sent = Arc::strong_count(last) > 1;
+                let recently = lock(&last.sent_at).is_some_and(|at| at.elapsed() < KEPT);
+                snapshot.as_ptr() == Arc::as_ptr(last) && !is_sent && !recently
+            });
+            if goes {
+                *last = None;
             }
         }));
     }
 
-    /// The one of this name, if it is kept. Whoever sends it again keeps it again.
-    pub(in crate::engine) fn take(&self, name: &str) -> Option<Arc<PassingBackup>> {
-        lock(&self.0).take_if(|kept| kept.name == name)
+    /// The one of this name, if it is kept.
+    pub(in crate::engine) fn get(&self, name: &str) -> Option<Arc<PassingBackup>> {
+        lock(&self.0).clone().filter(|last| last.name == name)
     }
 }
 
@@ -89,5 +102,39 @@ fn remove(folder: &Path) {
             tracing::warn!(%error, folder = %folder.display(), "a backup that was sent elsewhere could not be removed; the next start removes it");
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_kept_for_a_while_after_it_was_sent_last() {
+        let data = tempfile::tempdir().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let last = SentLast::default();
+            let snapshot = Arc::new(PassingBackup::begin(data.path()).unwrap());
+            let name = snapshot.name().to_owned();
+            let is_kept = || last.get(&name).is_some();
+            last.begin(&snapshot);
+            // Whoever asks for the rest gets it, though it is still being sent to a connection that hangs.
+            assert!(is_kept() && is_kept() && last.get("another").is_none());
+            last.end(&snapshot);
+            tokio::time::sleep(KEPT / 2).await;
+            last.end(&snapshot);
+            drop(snapshot);
+            tokio::time::sleep(KEPT * 3 / 4).await;
+            assert!(is_kept(), "it was sent again half a time ago");
+            let again = last.get(&name).unwrap();
+            tokio::time::sleep(KEPT).await;
+            assert!(is_kept(), "somebody sends it");
+            last.end(&again);
+            drop(again);
+            tokio::time::sleep(KEPT * 9 / 8).await;
+            assert!(!is_kept());
+        });
     }
 }

@@ -182,7 +182,7 @@ async fn snapshot(call: Call<'_>) -> Reply {
     let (app, name) = (front.app.clone(), HeaderValue::from_str(snapshot.name()));
     let chunks = begin("a snapshot for a node", &place, pace, move |out| {
         let sent = send(&snapshot, from, out);
-        app.keep_peer_snapshot(&snapshot);
+        app.peer_snapshot_was_sent(&snapshot);
         sent
     });
     let mut answer = chunked(TAR, chunks);
@@ -219,10 +219,19 @@ fn append(archive: &mut tar::Builder<Rest<'_>>, folder: &Path, name: &Path) -> i
             archive.append_dir(&name, &path)?;
             append(archive, &path, &name)?;
         } else {
-            archive.append_path_with_name(&path, &name)?;
+            let bytes = entry.metadata()?.len();
+            if !archive.get_mut().skips(entry_bytes(&name, bytes)) {
+                archive.append_path_with_name(&path, &name)?;
+            }
         }
     }
     Ok(())
+}
+
+/// How many bytes a file takes in the archive: its header and its blocks. None if its name is too long for one header.
+fn entry_bytes(name: &Path, bytes: u64) -> Option<u64> {
+    const BLOCK: u64 = 512;
+    (name.as_os_str().len() < 100).then(|| BLOCK + bytes.next_multiple_of(BLOCK))
 }
 
 /// Writes into an answer, but for the bytes before `from`.
@@ -231,6 +240,18 @@ struct Rest<'s> {
     /// How many bytes came.
     at: u64,
     from: u64,
+}
+
+impl Rest<'_> {
+    /// Passes over an entry of this length, without reading its file, if none of it is wanted.
+    fn skips(&mut self, entry: Option<u64>) -> bool {
+        let Some(behind) = entry.and_then(|bytes| self.at.checked_add(bytes)) else { return false };
+        let skips = behind <= self.from;
+        if skips {
+            self.at = behind;
+        }
+        skips
+    }
 }
 
 impl Write for Rest<'_> {
