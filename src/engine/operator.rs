@@ -228,18 +228,18 @@ impl Engine {
         let snapshot = blocking(move || PassingBackup::begin(&data).or_internal()).await?;
         self.backup(who, snapshot.folder().to_owned()).await?;
         let snapshot = Arc::new(snapshot);
-        self.0.upkeep.sent_last.begin(&snapshot);
+        self.0.upkeep.last_for_node.begin(&snapshot);
         Ok(snapshot)
     }
 
     /// Such a backup was sent, to its end or not. It is kept for a while: its rest may be asked for. Needs the runtime.
     pub fn peer_snapshot_was_sent(&self, snapshot: &Arc<PassingBackup>) {
-        self.0.upkeep.sent_last.end(snapshot);
+        self.0.upkeep.last_for_node.end(snapshot);
     }
 
     /// The backup of this name that was sent, or is being sent, if it is kept.
     pub fn sent_snapshot(&self, name: &str) -> Option<Arc<PassingBackup>> {
-        self.0.upkeep.sent_last.get(name)
+        self.0.upkeep.last_for_node.get(name)
     }
 
     /// The gauges, for whoever watches.

@@ -8,7 +8,7 @@ use crate::layout;
 use crate::sync::{Mutex, lock};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -21,8 +21,6 @@ const KEPT: Duration = Duration::from_secs(120);
 pub struct PassingBackup {
     folder: PathBuf,
     name: String,
-    /// When it was sent last, to its end or not.
-    sent_at: Mutex<Option<Instant>>,
 }
 
 impl PassingBackup {
@@ -33,7 +31,7 @@ impl PassingBackup {
         let all = data.join(layout::PEER_SNAPSHOTS);
         private_folder(&all)?;
         let name = layout::digits(u64::from_le_bytes(number));
-        Ok(Self { folder: all.join(&name), name, sent_at: Mutex::default() })
+        Ok(Self { folder: all.join(&name), name })
     }
 
     /// Where it is.
@@ -62,37 +60,57 @@ impl Drop for PassingBackup {
     }
 }
 
-/// The snapshot that was sent last, or that is being sent.
+/// The snapshot that was made last for a node.
 #[derive(Clone, Default)]
-pub(in crate::engine) struct SentLast(Arc<Mutex<Option<Arc<PassingBackup>>>>);
+pub(in crate::engine) struct LastForNode(Arc<Mutex<Last>>);
 
-impl SentLast {
-    /// From now on this is the one. Whoever sends it holds it, and says when that ends.
+#[derive(Default)]
+struct Last {
+    /// It is there as long as anybody sends it.
+    snapshot: Weak<PassingBackup>,
+    /// It is kept, after it was sent.
+    kept: Option<Arc<PassingBackup>>,
+    /// When it was sent last, to its end or not.
+    sent_at: Option<Instant>,
+}
+
+impl LastForNode {
+    /// From now on this is the one. Whoever sends it says when that ends.
     pub(in crate::engine) fn begin(&self, snapshot: &Arc<PassingBackup>) {
-        *lock(&self.0) = Some(Arc::clone(snapshot));
+        *lock(&self.0) = Last { snapshot: Arc::downgrade(snapshot), ..Last::default() };
     }
 
-    /// Lets it go after [`KEPT`], unless somebody sends it then. Needs the runtime.
+    /// Keeps it for [`KEPT`] after it was sent. Needs the runtime.
     pub(in crate::engine) fn end(&self, snapshot: &Arc<PassingBackup>) {
-        *lock(&snapshot.sent_at) = Some(Instant::now());
-        let (last, snapshot) = (self.clone(), Arc::downgrade(snapshot));
-        drop(Handle::current().spawn(async move {
-            tokio::time::sleep(KEPT).await;
-            let mut last = lock(&last.0);
-            let goes = last.as_ref().is_some_and(|last| {
-                let is_sent = Arc::strong_count(last) > 1;
-                let recently = lock(&last.sent_at).is_some_and(|at| at.elapsed() < KEPT);
-                snapshot.as_ptr() == Arc::as_ptr(last) && !is_sent && !recently
-            });
-            if goes {
-                *last = None;
+        let is_last = {
+            let mut last = lock(&self.0);
+            let is_last = last.is(&Arc::downgrade(snapshot));
+            if is_last {
+                (last.kept, last.sent_at) = (Some(Arc::clone(snapshot)), Some(Instant::now()));
             }
-        }));
+            is_last
+        };
+        if is_last {
+            let (of_node, snapshot) = (self.clone(), Arc::downgrade(snapshot));
+            drop(Handle::current().spawn(async move {
+                tokio::time::sleep(KEPT).await;
+                let mut last = lock(&of_node.0);
+                if last.is(&snapshot) && last.sent_at.is_none_or(|at| at.elapsed() >= KEPT) {
+                    last.kept = None;
+                }
+            }));
+        }
     }
 
-    /// The one of this name, if it is kept.
+    /// The one of this name, if it is there.
     pub(in crate::engine) fn get(&self, name: &str) -> Option<Arc<PassingBackup>> {
-        lock(&self.0).clone().filter(|last| last.name == name)
+        lock(&self.0).snapshot.upgrade().filter(|last| last.name == name)
+    }
+}
+
+impl Last {
+    fn is(&self, snapshot: &Weak<PassingBackup>) -> bool {
+        self.snapshot.ptr_eq(snapshot)
     }
 }
 
@@ -115,26 +133,41 @@ mod tests {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let last = SentLast::default();
-            let snapshot = Arc::new(PassingBackup::begin(data.path()).unwrap());
-            let name = snapshot.name().to_owned();
-            let is_kept = || last.get(&name).is_some();
-            last.begin(&snapshot);
+            let last = LastForNode::default();
+            let begin = || {
+                let snapshot = Arc::new(PassingBackup::begin(data.path()).unwrap());
+                last.begin(&snapshot);
+                (snapshot.name().to_owned(), snapshot)
+            };
+            let is_there = |name: &str| last.get(name).is_some();
+            // Nobody sends it: its caller has gone.
+            let (name, snapshot) = begin();
+            assert!(is_there(&name));
+            drop(snapshot);
+            assert!(!is_there(&name));
+
+            let (name, snapshot) = begin();
             // Whoever asks for the rest gets it, though it is still being sent to a connection that hangs.
-            assert!(is_kept() && is_kept() && last.get("another").is_none());
+            assert!(is_there(&name) && is_there(&name) && !is_there("another"));
             last.end(&snapshot);
             tokio::time::sleep(KEPT / 2).await;
             last.end(&snapshot);
             drop(snapshot);
             tokio::time::sleep(KEPT * 3 / 4).await;
-            assert!(is_kept(), "it was sent again half a time ago");
+            assert!(is_there(&name), "it was sent again half a time ago");
             let again = last.get(&name).unwrap();
             tokio::time::sleep(KEPT).await;
-            assert!(is_kept(), "somebody sends it");
+            assert!(is_there(&name), "somebody sends it");
             last.end(&again);
+            let late = Arc::clone(&again);
             drop(again);
+            let (next, snapshot) = begin();
+            last.end(&late);
+            assert!(!is_there(&name) && is_there(&next), "only the last one is kept");
+            last.end(&snapshot);
+            drop(snapshot);
             tokio::time::sleep(KEPT * 9 / 8).await;
-            assert!(!is_kept());
+            assert!(!is_there(&next));
         });
     }
 }

@@ -14,7 +14,7 @@ use crate::engine::shared::{Asked, Shared, blocking};
 use crate::engine::types::Written;
 use crate::engine::upkeep::erasures::ErasureList;
 use crate::engine::upkeep::hold::Hold;
-use crate::engine::upkeep::passing::SentLast;
+use crate::engine::upkeep::passing::LastForNode;
 use crate::engine::upkeep::rebuild_status::RebuildStatus;
 use crate::engine::upkeep::scheduled::BackupStatus;
 use crate::engine::upkeep::task::{Done, Task};
@@ -52,8 +52,8 @@ pub(in crate::engine) struct Upkeep {
     pub(in crate::engine) rebuild: RebuildStatus,
     /// How the backups are that the daemon makes by itself.
     pub(in crate::engine) backups: BackupStatus,
-    /// The snapshot for another node that was sent last.
-    pub(in crate::engine) sent_last: SentLast,
+    /// The snapshot that was made last for a node.
+    pub(in crate::engine) last_for_node: LastForNode,
 }
 
 impl Upkeep {
@@ -79,7 +79,7 @@ impl Upkeep {
             applying: Mutex::new(()),
             rebuild: RebuildStatus::default(),
             backups: BackupStatus::default(),
-            sent_last: SentLast::default(),
+            last_for_node: LastForNode::default(),
         };
         (upkeep, queue)
     }
