@@ -11,7 +11,7 @@
 
 use super::flight::Flight;
 use super::join::append;
-use crate::engine::read::changes::{ChangePlace, Changes, Event, Step, What};
+use crate::engine::read::changes::{ChangePlace, Changes, Event, Step, What, Written};
 use crate::engine::{Engine, EngineError};
 use crate::model::id::Key;
 use crate::model::seq::{Millis, Seq};
@@ -338,7 +338,7 @@ fn keys(event: &Event) -> Vec<Option<String>> {
     let of = |id: &Key| Some(format!("{}/{}/{}", id.client(), id.kind().name(), id.id()));
     let of_client = || vec![event.client().map(str::to_owned)];
     match &event.what {
-        What::Write(written) => vec![of(&written.id)],
+        What::Write(Written { id, .. }) | What::Left { id, .. } => vec![of(id)],
         What::Row(row) => match row.visitor.as_ref().or(row.id.as_ref()) {
             Some(id) => vec![of(id)],
             None => of_client(),

@@ -81,8 +81,8 @@ pub(in crate::http) struct ChangeEvent<'a> {
     /// When that was.
     #[schema(format = "date-time")]
     time: String,
-    /// What happened: `write`, `erase`, `sweep`, `withheld`, `batch`, `row`, `batchEnd`; or about the stream: `upTo`, `waiting`, `gone`,
-    /// `error`.
+    /// What happened: `write`, `left`, `erase`, `sweep`, `withheld`, `batch`, `row`, `batchEnd`; or about the stream: `upTo`, `waiting`,
+    /// `gone`, `error`.
     pub(in crate::http) event: &'static str,
     /// What kind of call it came by.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -108,14 +108,17 @@ pub(in crate::http) struct ChangeEvent<'a> {
     /// The ids that it bound to the visitor.
     #[serde(skip_serializing_if = "Option::is_none")]
     bound: Option<Vec<Id>>,
-    /// All attributes that the visitor has then, where the write brought more than it names. Of a row that undid something: those
+    /// All attributes that the visitor has then, where the write brought more than it names, and of `left`. Of a row that undid something: those
     /// that the visitor has now, where its history does not say any more what was put back. Apply the later changes to them.
     #[serde(skip_serializing_if = "Option::is_none")]
     attributes: Option<BTreeMap<&'a str, &'a str>>,
+    /// Of `left`: the attributes that lie over those, until the next batch that replaces drops them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    layer: Option<BTreeMap<&'a str, &'a str>>,
     /// The batch.
     #[serde(skip_serializing_if = "Option::is_none")]
     batch_id: Option<String>,
-    /// The row's line.
+    /// The row's line; of `left` its number among those with this seq, from 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     line: Option<u32>,
     /// The row's outcome.
@@ -181,6 +184,13 @@ impl<'a> ChangeEvent<'a> {
             What::Withheld(_, ids) => {
                 Self { ids: Id::all(ids).filter(|ids| !ids.is_empty()), ..bare("withheld") }
             }
+            What::Left { id, attributes, layer } => Self {
+                id: Some(Id::of(id)),
+                line: told.place.line,
+                attributes: Some(map(attributes)),
+                layer: (!layer.is_empty()).then(|| map(layer)),
+                ..bare("left")
+            },
             What::Batch(batch) => Self {
                 source: Some(batch.rules.source.name()),
                 by: Actor::of(batch.by),

@@ -49,9 +49,9 @@ fn daemon_with_changes() -> (Daemon, Vec<Value>) {
     daemon.wait_complete(&batch);
     daemon.mbox("demo", "mboxPC=1&mbox3rdPartyId=t");
     daemon.post_form("/m2/demo/profile/update", "mbox3rdPartyId=t&profile.plan=paid");
-    for path in ["/api/v1/profiles/t/attributes/seen?client=demo", "/api/v1/profiles/none?client=demo"] {
-        daemon.call("DELETE", path, &[], None);
-    }
+    daemon.call("DELETE", "/api/v1/profiles/t/attributes/seen?client=demo", &[], None);
+    daemon.mbox("demo", "mboxPC=2&mbox3rdPartyId=u");
+    daemon.call("DELETE", "/api/v1/profiles/none?client=demo", &[], None);
     let (pc, third_party) =
         (|id: &str| json!({"kind": "pcId", "id": id}), json!({"kind": "thirdPartyId", "id": "t"}));
     let row = |line: u32, id: Option<&str>, outcome: &str| {
@@ -80,6 +80,8 @@ fn daemon_with_changes() -> (Daemon, Vec<Value>) {
                "attributes": {"city": "Bergen", "plan": "free", "seen": "1", "tier": "gold"}}),
         json!({"event": "write", "source": "single update", "by": by, "id": third_party, "set": {"plan": "paid"}}),
         json!({"event": "write", "source": "removal", "by": by, "id": third_party, "set": {}, "removed": ["seen"]}),
+        json!({"event": "left", "id": third_party, "line": 0, "attributes": {"city": "Bergen", "plan": "paid", "tier": "gold"}}),
+        json!({"event": "write", "source": "mbox", "id": {"kind": "thirdPartyId", "id": "u"}, "created": true, "set": {}, "bound": [pc("2")]}),
         json!({"event": "erase", "source": "erasure", "ids": [{"kind": "thirdPartyId", "id": "none"}]}),
         json!({"event": "upTo"}),
     ];

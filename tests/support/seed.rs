@@ -51,7 +51,13 @@ pub fn runner(seed: u64, cases: u32) -> TestRunner {
 
 /// The same, as a configuration.
 pub fn config(seed: u64, cases: u32) -> Config {
-    Config { cases, rng_seed: RngSeed::Fixed(seed), failure_persistence: None, ..Config::default() }
+    Config {
+        cases,
+        max_shrink_iters: 2_000,
+        rng_seed: RngSeed::Fixed(seed),
+        failure_persistence: None,
+        ..Config::default()
+    }
 }
 
 /// Prints its seed if it is dropped while the test fails.

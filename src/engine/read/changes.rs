@@ -50,7 +50,7 @@ const AHEAD_MAX: Duration = Duration::from_secs(5);
 pub struct ChangePlace {
     /// The seq.
     pub seq: Seq,
-    /// Of the batch with this seq, only what stands up to this line.
+    /// Of the batch with this seq, only what stands up to this line. Of a write, the visitors up to this number whom an id leaves.
     pub line: Option<u32>,
 }
 
@@ -97,7 +97,7 @@ impl Event {
     /// Whose visitors it is about; none if about everybody's.
     pub fn client(&self) -> Option<&str> {
         match &self.what {
-            What::Write(written) => Some(written.id.client()),
+            What::Write(Written { id, .. }) | What::Left { id, .. } => Some(id.client()),
             What::Erased(ids) | What::Swept(ids) => ids.first().map(Key::client),
             What::Withheld(client, _) => Some(client.as_str()),
             What::Batch(batch) => Some(batch.id.client.as_str()),
@@ -119,6 +119,16 @@ pub enum What {
     Swept(Vec<Key>),
     /// A write to a visitor who was erased since. These other ids, which were not erased, led to that visitor from then on.
     Withheld(ClientCode, Vec<Key>),
+    /// The next write takes an id from this visitor and gives it to another. What earlier rows set by that id stands here once more:
+    /// a row names the id alone, and whoever has it now need not be whoever had it then.
+    Left {
+        /// The visitor's canonical id.
+        id: Key,
+        /// All attributes that the visitor has then, but for those of a layer.
+        attributes: Vec<(String, String)>,
+        /// Those of the layer.
+        layer: Vec<(String, String)>,
+    },
     /// A batch was accepted. Its rows follow, if they are wanted.
     Batch(Arc<Accepted>),
     /// A row of a batch.
@@ -409,30 +419,38 @@ impl Changes {
         match entry {
             Entry::Write(write) => {
                 let sweep = write.cause.kind == WriteKind::Sweep;
-                let is_told = if seq > Seq::ZERO {
-                    seq <= self.told.seq
-                } else {
-                    !sweep || self.passed < self.told.seq
-                };
+                let is_told =
+                    if seq > Seq::ZERO { self.has_told(seq) } else { !sweep || self.passed < self.told.seq };
                 if is_told || !self.is_ours(&write) {
                     return Ok(None);
                 }
-                let what = match sweep {
-                    true => self.swept(&write)?,
-                    false => Some(self.written(write)?),
-                };
-                let place = ChangePlace::behind(if seq > Seq::ZERO { seq } else { self.passed });
-                if let Some(what) = what
-                    && each(Event { place, what }).is_break()
-                {
-                    return Ok(Some(Step::Enough));
+                let behind = ChangePlace::behind(if seq > Seq::ZERO { seq } else { self.passed });
+                if sweep {
+                    if let Some(what) = self.swept(&write)?
+                        && each(Event { place: behind, what }).is_break()
+                    {
+                        return Ok(Some(Step::Enough));
+                    }
+                } else {
+                    let (left, what) = self.written(write)?;
+                    let begun = self.told.line.filter(|_| self.told.seq == seq);
+                    let rest =
+                        (0_u32..).zip(left).filter(|(line, _)| begun.is_none_or(|begun| *line > begun));
+                    let places = rest.map(|(line, left)| (ChangePlace { seq, line: Some(line) }, left));
+                    for (place, what) in places.chain([(behind, what)]) {
+                        if each(Event { place, what }).is_break() {
+                            return Ok(Some(Step::Enough));
+                        }
+                        self.told = place;
+                    }
                 }
-                self.told = place;
+                self.told = behind;
                 Ok(None)
             }
             Entry::BatchAccepted(batch) => {
-                let is_told = seq < self.told.seq || seq == self.told.seq && self.told.line.is_none();
-                if is_told || self.client.as_ref().is_some_and(|client| batch.client != client.as_str()) {
+                if self.has_told(seq)
+                    || self.client.as_ref().is_some_and(|client| batch.client != client.as_str())
+                {
                     return Ok(None);
                 }
                 self.batch(batch, each)
@@ -443,6 +461,11 @@ impl Changes {
             | Entry::BatchApplied(_)
             | Entry::BatchCounted(_) => Ok(None),
         }
+    }
+
+    /// Whether the reader has had all that has this seq.
+    fn has_told(&self, seq: Seq) -> bool {
+        seq < self.told.seq || seq == self.told.seq && self.told.line.is_none()
     }
 
     /// Whether a write is one to this client's visitors. All keys of a write are of one client.
@@ -467,8 +490,8 @@ impl Changes {
         Ok(Some(What::Swept(ids)).filter(|what| *what != What::Swept(vec![])))
     }
 
-    /// What a write did.
-    fn written(&self, write: WriteEntry) -> Result<What, EngineError> {
+    /// The visitors whom an id left by a write, and what else the write did.
+    fn written(&self, write: WriteEntry) -> Result<(Vec<What>, What), EngineError> {
         let seq = Seq::from_u64(write.seq);
         let mut profiles: Vec<(Key, Profile<'_>)> = vec![];
         let mut erased = vec![];
@@ -480,17 +503,15 @@ impl Changes {
             }
         }
         if !erased.is_empty() {
-            return Ok(What::Erased(erased));
+            return Ok((vec![], What::Erased(erased)));
         }
         // Only a site call changes others too: those that let ids go.
-        let at = if profiles.len() > 1 {
-            profiles.iter().position(|(_, profile)| profile.last_site == seq)
-        } else {
-            None
-        };
-        let Some((id, profile)) = profiles.into_iter().nth(at.unwrap_or_default()) else {
+        if profiles.is_empty() {
             return Err(EngineError::internal(format!("the write {seq} in the journal wrote to no visitor")));
-        };
+        }
+        let at = profiles.iter().position(|(_, profile)| profile.last_site == seq);
+        let (id, profile) = profiles.swap_remove(at.unwrap_or_default());
+        let left = self.left(&profiles, seq)?;
         let told_all = write.cause.kind != WriteKind::Unknown;
         let listed = |of: &dyn Fn(Seq) -> bool| -> Vec<Key> {
             let ids = profile.ids.iter().filter(|linked| of(linked.seq));
@@ -522,12 +543,27 @@ impl Changes {
         written.bound.retain(|id| !gone.contains(&id));
         if hidden.first() == Some(&true) {
             let client = ClientCode::new(written.id.client()).or_internal()?;
-            return Ok(What::Withheld(client, written.bound));
+            return Ok((left, What::Withheld(client, written.bound)));
         }
         if let Some(whole) = &mut written.whole {
             whole.ids.retain(|id| !gone.contains(&id));
         }
-        Ok(What::Write(written))
+        Ok((left, What::Write(written)))
+    }
+
+    /// The visitors whom an id left by a write. One who was erased since keeps the place.
+    fn left(&self, profiles: &[(Key, Profile<'_>)], seq: Seq) -> Result<Vec<What>, EngineError> {
+        let ids: Vec<Key> = profiles.iter().map(|(id, _)| id.clone()).collect();
+        let hidden = self.hidden(&ids, seq)?;
+        let told = profiles.iter().zip(hidden).map(|((id, profile), hidden)| {
+            if hidden {
+                return Ok(What::Withheld(ClientCode::new(id.client()).or_internal()?, vec![]));
+            }
+            let pairs = |attributes: &[Attribute<'_>]| attributes.iter().map(pair).collect();
+            let (attributes, layer) = (pairs(&profile.attributes), pairs(&profile.layer));
+            Ok(What::Left { id: id.clone(), attributes, layer })
+        });
+        told.collect()
     }
 
     /// Tells a batch and its rows, as far as they are not told.
@@ -640,8 +676,8 @@ impl Changes {
         Ok(Row { sets: sets.collect(), removed: emptied.filter_map(name).collect(), ..told })
     }
 
-    /// A row that undid something at its visitor. What that was is not in the file, but in the visitor's history. Of a visitor who
-    /// is gone there is nothing to tell: a later change tells that.
+    /// A row that undid something at its visitor. What that was is not in the file, but in the visitor's history. Nothing is told of a
+    /// visitor who is gone or whom the id has left since: the change by which that came about tells it.
     fn put_back(&self, row: Row) -> Result<Row, EngineError> {
         let Some(id) = &row.id else { return Ok(row) };
         let mut view = View::new(&*self.shared.store);
@@ -650,6 +686,11 @@ impl Changes {
         let value = view.get(&canonical).map_err(reported)?;
         let stored = value.as_ref().map(|value| decode(value.as_slice())).transpose().or_internal()?;
         let Some(Stored::Profile(profile)) = stored else { return Ok(row) };
+        let listed = profile.ids.iter().find(|linked| linked.kind == id.kind() && linked.id == id.id());
+        let had_since = if canonical == *id { Some(profile.born) } else { listed.map(|linked| linked.seq) };
+        if had_since.is_none_or(|since| since > row.batch.id.seq) {
+            return Ok(row);
+        }
         Ok(match profile.changed_at(row.batch.id.seq) {
             Some((set, removed)) => Row {
                 sets: set.iter().map(pair).collect(),
