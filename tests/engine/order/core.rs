@@ -22,13 +22,15 @@ use profiled::journal::log::LogSettings;
 use profiled::journal::snapshot::SnapshotReader;
 use profiled::model::author::{Author, TokenId};
 use profiled::model::batch::{
-    BatchRules, ConsecutiveV2, EmptyValues, IdempotencyKey, LeftAlone, Outcome, RowReading,
+    BatchRules, ConsecutiveV2, EmptyValues, IdempotencyKey, LeftAlone, Outcome, RowForm, RowReading,
 };
+use profiled::model::blocked::BlockedIds;
 use profiled::model::id::{ClientCode, IdKind, Key, VisitorId};
 use profiled::model::profile::{Source, StoredBytes};
 use profiled::model::seq::{Clock, Millis, Seq};
 use profiled::store::swap::SwapStore;
 use profiled::store::{ProfileStore, put_if_newer};
+use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -316,7 +318,10 @@ pub(crate) fn batch_rules(batch: &Batch, settings: &Settings, now: Millis) -> Ba
         empty_values: if batch.removes { EmptyValues::Remove } else { EmptyValues::Ignore },
         lifetime_ms: settings.lifetime_ms,
         max_profile_bytes: settings.profile_bytes_max,
-        reading: RowReading::default(),
+        reading: match batch.ndjson {
+            true => RowReading::of_form(RowForm::Ndjson, BlockedIds::default()),
+            false => RowReading::default(),
+        },
         history_max: HISTORY_MAX,
         as_of: batch.as_of_ms(now.0).map(Millis),
         undoes: None,
@@ -384,6 +389,10 @@ pub(crate) fn ids_of(rows: &[model::Row]) -> BTreeSet<Id> {
 /// The file of a batch.
 pub(crate) fn file_of(batch: &Batch) -> String {
     let by = if batch.by == Kind::Pc { "pcId" } else { "thirdPartyId" };
+    if batch.ndjson { objects_of(batch, by) } else { csv_of(batch, by) }
+}
+
+fn csv_of(batch: &Batch, by: &str) -> String {
     let mut text = format!("batch={by}");
     batch.columns.iter().for_each(|column| text = format!("{text},{}", ATTRIBUTES[*column]));
     text.push('\n');
@@ -405,6 +414,39 @@ pub(crate) fn file_of(batch: &Batch) -> String {
         text = format!("{text}{line}\n");
     }
     (0..batch.fillers).for_each(|n| text = format!("{text}f{n},1\n"));
+    text
+}
+
+/// The same rows as objects.
+fn objects_of(batch: &Batch, by: &str) -> String {
+    let columns: Vec<&str> = batch.columns.iter().map(|column| ATTRIBUTES[*column]).collect();
+    let mut text = format!("{}\n", json!({"batch": by, "attributes": columns}));
+    for row in &batch.rows {
+        let line = match row {
+            Row::Good { who, hint, cells } => {
+                let hint = if *hint && batch.by == Kind::Pc { ".28_0" } else { "" };
+                let id = format!("{}{hint}", id(batch.by, *who).name);
+                let mut row = Map::from_iter([(by.to_owned(), json!(id))]);
+                for (column, cell) in columns.iter().zip(cells) {
+                    let value = match cell {
+                        Text::Empty => Value::Null,
+                        Text::Two => json!(22),
+                        text => json!(text.text()),
+                    };
+                    row.insert((*column).to_owned(), value);
+                }
+                json!(row).to_string()
+            }
+            // JSON has its own escapes.
+            Row::BadEscape { who } => format!("{{\"{by}\":\"{}\\u\"}}", id(batch.by, *who).name),
+            Row::TooManyCells { who } => json!({by: id(batch.by, *who).name, "z": 1}).to_string(),
+            Row::NoId => json!({columns[0]: 1}).to_string(),
+            Row::BlockedId { word } => json!({by: BLOCKED[*word], columns[0]: 1}).to_string(),
+        };
+        text = format!("{text}{line}\n");
+    }
+    (0..batch.fillers)
+        .for_each(|n| text = format!("{text}{}\n", json!({by: format!("f{n}"), columns[0]: 1})));
     text
 }
 

@@ -9,6 +9,7 @@ situations! {
     LoginMerge: "a login that merged two profiles with attributes",
     OldestLinkDropped: "a 257th pcId that dropped the oldest link",
     TwoLinkedIdsInOneBatch: "two linked ids of one visitor in one batch",
+    Objects: "a batch in NDJSON",
     Creation: "a row that created",
     RowTooLarge: "a row too large",
     RowOlderThanSome: "a row that left some attributes alone, because they were written later than its batch's time",

@@ -29,11 +29,16 @@ fn update(who: usize, sets: &[(usize, Text)]) -> Call {
     Call::Update { kind: ThirdParty, who, sets: sets.to_vec() }
 }
 
+fn one_column(by: Kind, rows: Vec<Row>) -> Batch {
+    let columns = vec![A];
+    Batch { by, ndjson: false, v2: true, removes: false, time: None, columns, rows, fillers: 0 }
+}
+
 /// A batch that sets attribute `a`.
 fn batch(by: Kind, rows: &[(usize, Text)]) -> Call {
     let row = |(who, text): &(usize, Text)| Row::Good { who: *who, hint: false, cells: vec![*text] };
     let rows = rows.iter().map(row).collect();
-    Call::Batch(Batch { by, v2: true, removes: false, time: None, columns: vec![A], rows, fillers: 0 })
+    Call::Batch(one_column(by, rows))
 }
 
 fn one(call: Call) -> Op {
@@ -499,7 +504,7 @@ fn a_tombstone_stays_while_a_snapshot_is_taken_that_knows_an_older_batch_as_inco
 fn what_became_of_an_erased_visitor_s_rows_stays_if_the_store_is_lost_before_their_history_is() {
     let row = |who, text| Row::Good { who, hint: false, cells: vec![text] };
     let rows = vec![row(0, One), Row::BadEscape { who: 0 }, row(1, One), row(2, One), row(0, Two)];
-    let batch = Batch { by: Pc, v2: true, removes: false, time: None, columns: vec![A], rows, fillers: 0 };
+    let batch = one_column(Pc, rows);
     holds(
         settings(),
         &[

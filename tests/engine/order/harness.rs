@@ -327,6 +327,9 @@ impl Harness {
         let mut after = self.visitors[client].clone();
         let (first, sets, came) = match (call, &answer) {
             (Call::Batch(batch), Answer::Accepted(known)) => {
+                if batch.ndjson {
+                    met(Met::Objects);
+                }
                 if known.accepted.id.seq.get() != seq {
                     return Err(format!("the batch has seq {}, not {seq}", known.accepted.id.seq));
                 }

@@ -48,6 +48,8 @@ impl Text {
 #[derive(Debug, Clone)]
 pub(crate) struct Batch {
     pub(crate) by: Kind,
+    /// Its rows are objects, and not lines of CSV.
+    pub(crate) ndjson: bool,
     pub(crate) v2: bool,
     pub(crate) removes: bool,
     pub(crate) time: Option<Time>,
@@ -225,9 +227,10 @@ fn batch() -> impl Strategy<Value = Call> {
         1 => Just(Some(u64::MAX)),
     ];
     let time = time.prop_map(|before: Option<u64>| before.map(Time::Before));
-    (by, prop::bool::weighted(0.7), prop::bool::weighted(0.25), time, columns, rows, fillers).prop_map(
-        |(by, v2, removes, time, columns, rows, fillers)| {
-            Call::Batch(Batch { by, v2, removes, time, columns, rows, fillers })
+    let flags = (prop::bool::weighted(0.3), prop::bool::weighted(0.7), prop::bool::weighted(0.25));
+    (by, flags, time, columns, rows, fillers).prop_map(
+        |(by, (ndjson, v2, removes), time, columns, rows, fillers)| {
+            Call::Batch(Batch { by, ndjson, v2, removes, time, columns, rows, fillers })
         },
     )
 }
