@@ -373,19 +373,14 @@ async fn history(command: History) -> Result<(), CliError> {
     if command.remote.json {
         return print_json(&history);
     }
-    let mut lines = fitting_columns(&["when", "attribute", "before", "after", "by"], &[2, 3]);
+    let mut lines = fitting_columns(&["when", "attribute", "change", "by"], &[2]);
     for change in &history.changes {
-        let none = || "-".to_owned();
-        let (before, after) = (change.before.clone(), change.after.clone());
+        let value = |value: &Option<String>| value.as_deref().map_or_else(|| "-".to_owned(), shown);
+        // In one column, so that two short values need not be broken where one column for each would be too narrow.
+        let values = format!("{} → {}", value(&change.before), value(&change.after));
         let what = change.batch_id.clone().unwrap_or_else(|| change.source.clone());
         let by = in_lines(vec![what], change.batch_id.as_ref(), change.by.as_ref());
-        lines.add_row([
-            short_time(&change.modified_at),
-            shown(&change.attribute),
-            shown(&before.unwrap_or_else(none)),
-            shown(&after.unwrap_or_else(none)),
-            by,
-        ]);
+        lines.add_row([short_time(&change.modified_at), shown(&change.attribute), values, by]);
     }
     let lines = lines.trim_fmt();
     match &history.since_at {

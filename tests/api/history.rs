@@ -96,7 +96,7 @@ fn the_history_tells_each_change_with_what_was_before_and_goes_when_the_visitor_
     let of_one = body(&daemon.get(&format!("{path}&attribute=tier")));
     assert_eq!(of_one["changes"].as_array().unwrap().len(), 2);
     let (code, out, _) = daemon.run(&["profile", "history", "x", "--client", "demo"]);
-    assert!(code == Some(0) && out.contains("silver") && out.contains("all changes since"), "{out}");
+    assert!(code == Some(0) && out.contains("- → silver") && out.contains("all changes since"), "{out}");
     assert_eq!(daemon.call("DELETE", CRM, &[], None).status, 200);
     assert_eq!(daemon.get(path).status, 404);
     daemon.mbox("demo", "mbox=m&mbox3rdPartyId=x&profile.tier=new");
