@@ -21,6 +21,14 @@ pub(super) fn file(name: &str) -> String {
 /// The output of a tool, if it is there. The tool must succeed.
 pub(super) fn content(command: &mut Command, input: &str) -> Option<String> {
     let name = command.get_program().to_string_lossy().into_owned();
+    let (content, said) = verdict(command, input)?;
+    assert!(content, "{name}: {said}");
+    Some(said)
+}
+
+/// Whether a program is content with what it reads, and what it says of it. Nothing if it is not here, which is said.
+fn verdict(command: &mut Command, input: &str) -> Option<(bool, String)> {
+    let name = command.get_program().to_string_lossy().into_owned();
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let Ok(mut process) = command.spawn() else {
         skip(&format!("{name} is not here"));
@@ -29,8 +37,7 @@ pub(super) fn content(command: &mut Command, input: &str) -> Option<String> {
     process.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     let Output { status, stdout, stderr } = process.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
-    assert!(status.success(), "{name}: {said}");
-    Some(said)
+    Some((status.success(), said))
 }
 
 /// A daemon that has done some of everything, so that each of its metrics is there.
@@ -130,6 +137,23 @@ fn each_panel_of_the_dashboard_has_units_that_suit_what_it_shows() {
     let variables = dashboard["templating"]["list"].as_array().unwrap();
     let variables: Vec<&str> = variables.iter().map(|variable| variable["name"].as_str().unwrap()).collect();
     assert_eq!(variables, ["datasource", "instance", "client"]);
+}
+
+#[test]
+fn grafanas_own_types_take_the_dashboard() {
+    let dashboard = file("grafana.json");
+    // It is built from tests/clients/dashboard.
+    let mut check = Command::new(root().join("target/tools/bin/dashboard-check"));
+    let Some(_) = content(&mut check, &dashboard) else { return };
+    for (right, wrong, expected) in [
+        ("\"unit\"", "\"unti\"", "defaults.unti: Grafana knows no such field"),
+        ("\"stat\"", "\"state\"", "no panel of the type \"state\""),
+        ("\"expr\"", "\"query\"", "unexpected field 'query'"),
+        ("\"w\": 4", "\"w\": 40", "gridPos.w"),
+    ] {
+        let (content, said) = verdict(&mut check, &dashboard.replace(right, wrong)).unwrap();
+        assert!(!content && said.contains(expected), "{wrong}: {said}");
+    }
 }
 
 #[test]
