@@ -108,8 +108,9 @@ pub(in crate::http) struct ChangeEvent<'a> {
     /// The ids that it bound to the visitor.
     #[serde(skip_serializing_if = "Option::is_none")]
     bound: Option<Vec<Id>>,
-    /// All attributes that the visitor has then, where the write brought more than it names, and of `left`. Of a row that undid something: those
-    /// that the visitor has now, where its history does not say any more what was put back. Apply the later changes to them.
+    /// All attributes that the visitor has then, where the write brought more than it names, and of `left`. Of a row that undid
+    /// something: those that the visitor has now, where its history does not say any more what was put back. Apply the later changes
+    /// to them.
     #[serde(skip_serializing_if = "Option::is_none")]
     attributes: Option<BTreeMap<&'a str, &'a str>>,
     /// Of `left`: the attributes that lie over those, until the next batch that replaces drops them.
@@ -118,7 +119,7 @@ pub(in crate::http) struct ChangeEvent<'a> {
     /// The batch.
     #[serde(skip_serializing_if = "Option::is_none")]
     batch_id: Option<String>,
-    /// The row's line; of `left` its number among those with this seq, from 0.
+    /// The row's line; of `left`, and of a `withheld` in its place, its number among those with this seq, from 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     line: Option<u32>,
     /// The row's outcome.
@@ -181,9 +182,12 @@ impl<'a> ChangeEvent<'a> {
             What::Write(written) => Self::written(written, bare("write")),
             What::Erased(ids) => Self { source: Some("erasure"), ids: Id::all(ids), ..bare("erase") },
             What::Swept(ids) => Self { source: Some("sweep"), ids: Id::all(ids), ..bare("sweep") },
-            What::Withheld(_, ids) => {
-                Self { ids: Id::all(ids).filter(|ids| !ids.is_empty()), ..bare("withheld") }
-            }
+            What::Withheld(_, ids) => Self {
+                ids: Id::all(ids).filter(|ids| !ids.is_empty()),
+                // Where a `left` was.
+                line: told.place.line,
+                ..bare("withheld")
+            },
             What::Left { id, attributes, layer } => Self {
                 id: Some(Id::of(id)),
                 line: told.place.line,

@@ -208,6 +208,24 @@ fn rows_are_told_once_their_batch_is_complete_and_what_follows_waits_for_them() 
     assert_eq!(told(""), ["write", "batch", "row", "batchEnd", "write", "upTo"]);
 }
 
+/// Whoever stops there goes on with the write that took the device, which is nobody's secret.
+#[test]
+fn a_visitor_who_was_erased_after_a_device_had_left_keeps_the_place() {
+    let daemon = Daemon::start();
+    for who in ["t", "u"] {
+        daemon.mbox("demo", &format!("mboxPC=2&mbox3rdPartyId={who}&profile.a={who}"));
+    }
+    assert_eq!(changes(&daemon, "0")[1]["attributes"], json!({"a": "t"}));
+    assert_eq!(daemon.call("DELETE", "/api/v1/profiles/t?client=demo", &[], None).status, 200);
+    let told = changes(&daemon, "0");
+    let bare = without_place(&told);
+    let device = json!([{"kind": "pcId", "id": "2"}]);
+    let withheld = [json!({"event": "withheld", "ids": device}), json!({"event": "withheld", "line": 0})];
+    assert_eq!(bare[..2], withheld);
+    assert_eq!(changes(&daemon, &place(&told[1])), told[2..]);
+    assert_eq!(told[2]["id"]["id"], "u");
+}
+
 /// Of what is gone an export is the way out: what it lacks comes after its seq.
 #[test]
 fn what_an_erasure_took_is_gone_and_an_export_goes_on_without_a_gap() {
