@@ -575,7 +575,10 @@ fn a_row_of_an_erased_id_does_not_tell_what_it_set_at_who_had_the_id_then() {
 /// What an undo put back lies at the visitor who had the id then, and not at the one who has it when the row is told.
 #[test]
 fn an_undone_row_is_one_of_the_visitor_who_had_its_id_then() {
-    let site = |third_party| Op::Site { pc: Some(0), third_party, ecid: None, sets: vec![(3, 1)] };
+    let site = |third_party: Option<u8>| {
+        let sets = vec![(3, third_party.unwrap_or(3))];
+        Op::Site { pc: Some(0), third_party, ecid: None, sets }
+    };
     let batch =
         |v1| Op::Batch { v1, removes: false, old: false, kind: IdKind::Pc, rows: vec![(0, 2, 2), (0, 0, 3)] };
     for v1 in [false, true] {
@@ -586,6 +589,16 @@ fn an_undone_row_is_one_of_the_visitor_who_had_its_id_then() {
         check(false, false, &merged);
         check(false, false, &[&merged[..], &[Op::Erase(IdKind::ThirdParty, 1)]].concat());
     }
+}
+
+/// A row lay in the layer of a visitor, by a device that another took and was erased with.
+#[test]
+fn the_layer_of_a_visitor_whom_a_device_left_is_told() {
+    let site =
+        |third_party, ecid| Op::Site { pc: Some(2), third_party: Some(third_party), ecid, sets: vec![] };
+    let batch = Op::Batch { v1: false, removes: false, old: false, kind: IdKind::Pc, rows: vec![(2, 0, 1)] };
+    let ops = [site(0, Some(1)), batch, site(1, None), Op::Erase(IdKind::Ecid, 1)];
+    check(false, true, &ops);
 }
 
 #[test]
