@@ -1,6 +1,6 @@
 //! Measures nodes over Kafka beside a plain daemon, in one run: site calls, a batch, and a
-//! node that catches up. The brokers run already, and for some minutes: until Java has compiled them, they
-//! reach two thirds of what they do later.
+//! node that catches up. The brokers run already, and for some minutes: before Java has compiled them, they reach
+//! about two thirds of what they do later.
 //!
 //! `cargo bench --features benches,cluster --bench cluster -- --brokers 127.0.0.1:9092,… [--seconds 10 --rows 500k --away 1M]`
 #![expect(

@@ -14,14 +14,15 @@ const LAST_LINE_BYTES_MAX: usize = 4096;
 
 /// Print every write to a client's visitors, in order, as NDJSON
 ///
-/// Each line is an event. To go on later, give the seq of the last line to --since. If the changes since then are no
+/// Each line is an event. To go on later, give the seq of the last line to --since; if that has a line, with it: SEQ-LINE;
+/// after a batch alone, SEQ-0. If the changes since then are no
 /// longer kept, export the client and go on with the seq that the export is of.
 #[derive(Debug, Args)]
 pub(super) struct Changes {
     /// Client of the visitors
     #[arg(long, value_name = "CLIENT", value_parser = parse_client)]
     client: ClientCode,
-    /// Seq of the last write that is known, or SEQ-LINE for a row of a batch. 0 asks for all there ever were
+    /// Seq of the last write that is known, or SEQ-LINE for an event with a line. 0 asks for all there ever were
     #[arg(long, value_name = "SEQ", default_value = "0")]
     since: String,
     /// Go on with each further write

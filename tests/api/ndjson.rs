@@ -226,7 +226,11 @@ fn long_lines_of_many_members_take_no_more_memory_than_others() {
     daemon.wait_complete(id_of(&batch));
     let reported = outcomes(&daemon, id_of(&batch));
     let grown = (daemon.memory_kib("VmHWM:") - before) / 1024;
-    println!("{} MiB of long lines: {grown} MiB more than {}", body.len() >> 20, before / 1024);
+    println!(
+        "{} MiB of long lines: {grown} MiB more than {} MiB of CSV took",
+        body.len() >> 20,
+        before / 1024
+    );
     let expected: Vec<String> = rows
         .iter()
         .flat_map(|(became, _)| [*became; 2])

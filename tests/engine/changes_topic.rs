@@ -181,6 +181,14 @@ async fn all_that_the_feed_tells_is_in_the_topic_and_whoever_takes_over_goes_on(
     let row = of_event("row").into_iter().find(|row| value_of(row)["id"]["id"] == "p1").unwrap();
     assert_eq!(key_of(row), of_p1, "a row goes where its visitor's writes go");
 
+    // Somebody else logs in on the device.
+    let mut handover = call("p1", "handed over");
+    handover.ids.third_party = VisitorId::new(IdKind::ThirdParty, "t2").ok();
+    a.engine.site_call(handover).await.unwrap();
+    let records = nodes.has_all(&a).await;
+    let left = records.iter().find(|record| value_of(record)["event"] == "left").unwrap();
+    assert_eq!((key_of(left), &value_of(left)["attributes"]["a"]), (of_p1.as_str(), &json!("three")));
+
     // The other node goes on, and nothing that was acknowledged comes again.
     let before = nodes.topic.records().len();
     a.stop().await;

@@ -1,5 +1,5 @@
-// Checks the dashboard on standard input by Grafana's own types: what it lacks, what Grafana does not know, and values that are out of range. It
-// prints a line for each fault, and nothing if there is none.
+// Checks the dashboard on standard input by Grafana's own types: what it lacks, what Grafana does not know, and values that are
+// out of range. It prints a line for each fault, and nothing if there is none.
 package main
 
 import (
@@ -20,6 +20,7 @@ func main() {
 	if err != nil {
 		faults = append(faults, err.Error())
 	}
+	sort.Strings(faults)
 	for _, fault := range faults {
 		fmt.Println(fault)
 	}
@@ -96,6 +97,5 @@ func lost(path string, before, after any) (faults []string) {
 			}
 		}
 	}
-	sort.Strings(faults)
 	return faults
 }
